@@ -1,0 +1,121 @@
+//! Settings: the site's file, then the environment.
+//!
+//! The file is TOML, `/etc/shifter/shifter.toml` or what `SHIFTER_CONFIG` names. An unknown key is
+//! an error: a setting that silently does nothing costs an afternoon. `default.toml` beside this
+//! file is the documentation of the keys and holds their defaults.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+/// Where the site's file is expected; it need not exist.
+pub const DEFAULT_PATH: &str = "/etc/shifter/shifter.toml";
+
+/// All settings, resolved for the calling user.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The user's own OCI image layout.
+    pub store: PathBuf,
+    /// Expanded images, on a node-local tmpfs.
+    pub node_dir: PathBuf,
+    /// Whether layers are also held against the configuration's diff_ids.
+    pub check_diff_ids: bool,
+    /// `SRC[:DST[:ro]]`, mounted in every container; absent sources are passed over.
+    pub mounts: Vec<String>,
+    /// What is special about some registries.
+    pub registries: Vec<Registry>,
+    /// The file that was read, for messages.
+    pub origin: Option<PathBuf>,
+}
+
+/// How to reach one registry.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Registry {
+    /// `HOST` or `HOST:PORT`, as in image names.
+    pub host: String,
+    /// Speak http, not https.
+    #[serde(default)]
+    pub plain_http: bool,
+    /// PEM file of certificate authorities to trust besides the system's.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    store: Option<PathBuf>,
+    node_dir: Option<PathBuf>,
+    #[serde(default = "yes")]
+    check_diff_ids: bool,
+    #[serde(default)]
+    mounts: Vec<String>,
+    #[serde(default, rename = "registry")]
+    registries: Vec<Registry>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Why the settings could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("read configuration {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("read configuration {}: {source}", path.display())]
+    Syntax {
+        /// Which.
+        path: PathBuf,
+        /// Line, column and what is wrong.
+        source: toml::de::Error,
+    },
+    /// Neither a setting nor a home directory says where images go.
+    #[error("find image store: neither SHIFTER_STORE, XDG_DATA_HOME nor HOME is set")]
+    NoStore,
+}
+
+impl Config {
+    /// Reads the site's file, if there is one, and the environment.
+    pub fn load() -> Result<Config, Error> {
+        let env = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let named = env("SHIFTER_CONFIG").map(PathBuf::from);
+        let path = named.as_deref().unwrap_or(Path::new(DEFAULT_PATH));
+        let (text, origin) = match fs::read_to_string(path) {
+            Ok(text) => (text, Some(path.to_owned())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && named.is_none() => {
+                (String::new(), None)
+            }
+            Err(source) => return Err(Error::Read { path: path.to_owned(), source }),
+        };
+        let file: File = toml::from_str(&text)
+            .map_err(|source| Error::Syntax { path: path.to_owned(), source })?;
+        let uid = nix::unistd::getuid();
+        let store = env("SHIFTER_STORE")
+            .map(PathBuf::from)
+            .or(file.store)
+            .or_else(|| env("XDG_DATA_HOME").map(|dir| PathBuf::from(dir).join("shifter")))
+            .or_else(|| env("HOME").map(|dir| PathBuf::from(dir).join(".local/share/shifter")))
+            .ok_or(Error::NoStore)?;
+        let node_dir = env("SHIFTER_NODE_DIR").map(PathBuf::from).or(file.node_dir);
+        Ok(Config {
+            store,
+            node_dir: node_dir.unwrap_or_else(|| format!("/dev/shm/shifter-{uid}").into()),
+            check_diff_ids: file.check_diff_ids,
+            mounts: file.mounts,
+            registries: file.registries,
+            origin,
+        })
+    }
+}

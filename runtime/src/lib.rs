@@ -1,0 +1,13 @@
+//! From an image name to a process in that image, as an ordinary user.
+
+pub mod config;
+pub mod digest;
+pub mod image;
+pub mod oci;
+pub mod reference;
+pub mod request;
+
+pub use config::Config;
+pub use digest::Digest;
+pub use image::Image;
+pub use reference::Reference;

@@ -1,0 +1,101 @@
+//! What the two sides of the plugin say to each other, and to the launcher.
+//!
+//! ```text
+//! srun, sbatch, salloc          slurmstepd, task_init            shifter launch
+//!   Request ── REQUEST_VAR ───────► read, checked
+//!                                    Task ── TASK_VAR, ARGV0_VAR ───► read, removed
+//! ```
+//!
+//! Everything travels in the job's environment, which the user can write: nothing here grants
+//! anything, and each reader checks what it reads again.
+
+use serde::{Deserialize, Serialize};
+
+use crate::reference::Reference;
+
+/// Carries the [`Request`]. Names that begin with `SLURM` cross every `--export` mode, and
+/// `SLURM_SPANK_` ones are what `spank_job_control_setenv` makes of `SHIFTER_REQUEST`.
+pub const REQUEST_VAR: &str = "SLURM_SPANK_SHIFTER_REQUEST";
+/// [`REQUEST_VAR`] as `spank_job_control_setenv` wants it.
+pub const REQUEST_JOB_CONTROL_VAR: &str = "SHIFTER_REQUEST";
+/// The value of [`REQUEST_VAR`] that asks for no container. Always written, so that a request
+/// is never inherited by accident.
+pub const NO_REQUEST: &str = "none";
+/// Carries the [`Task`] from `task_init` to the launcher, which removes it.
+pub const TASK_VAR: &str = "SHIFTER_TASK";
+/// Carries the command that the launcher took the place of, byte for byte.
+pub const ARGV0_VAR: &str = "SHIFTER_TASK_ARGV0";
+
+/// What the user asked for: the carrier's content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// The image, as typed.
+    pub container: String,
+    /// `srun --multi-prog`: the task's argv is not the array that older Slurms let a plugin edit.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub multi_prog: bool,
+}
+
+/// Why a carrier does not hold a request.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not the JSON that a client of this version writes.
+    #[error("read container request: not understood: {0}")]
+    Syntax(#[from] serde_json::Error),
+    /// The image's name is none.
+    #[error(transparent)]
+    Reference(#[from] crate::reference::ParseError),
+}
+
+impl Request {
+    /// Reads a carrier; `None` asks for no container.
+    pub fn from_carrier(carrier: &str) -> Result<Option<(Request, Reference)>, Error> {
+        if carrier.is_empty() || carrier == NO_REQUEST {
+            return Ok(None);
+        }
+        let request: Request = serde_json::from_str(carrier)?;
+        let reference = request.container.parse()?;
+        Ok(Some((request, reference)))
+    }
+
+    /// Writes the carrier.
+    pub fn to_carrier(&self) -> String {
+        serde_json::to_string(self).expect("strings and booleans always serialise")
+    }
+}
+
+/// What `task_init` knows and the launcher needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Task {
+    /// The process that `task_init` ran in. The launcher is that process after `execve`; any other
+    /// process that sees this variable (TaskProlog) is not meant.
+    pub pid: u32,
+    /// This is the batch script's own step.
+    pub batch: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_survives_the_carrier() {
+        let request = Request { container: "alpine:3".into(), multi_prog: true };
+        let (read, reference) =
+            Request::from_carrier(&request.to_carrier()).expect("valid").expect("a request");
+        assert_eq!(read, request);
+        assert_eq!(reference.tag(), Some("3"));
+    }
+
+    #[test]
+    fn only_none_and_empty_ask_for_nothing() {
+        for carrier in ["", "none"] {
+            assert!(Request::from_carrier(carrier).expect(carrier).is_none());
+        }
+        for carrier in ["None", "{}", "{\"container\":\"A B\"}", "{\"container\":\"a\",\"x\":1}"] {
+            assert!(Request::from_carrier(carrier).is_err(), "{carrier} was accepted");
+        }
+    }
+}
