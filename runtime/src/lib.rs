@@ -6,6 +6,7 @@ pub mod image;
 pub mod oci;
 pub mod reference;
 pub mod request;
+pub mod sys;
 
 pub use config::Config;
 pub use digest::Digest;

@@ -1,0 +1,6 @@
+//! The unsafe fence: system calls that no dependency wraps, and those whose flags are a matter of
+//! safety. Everything outside this folder is safe Rust.
+
+#![allow(unsafe_code)]
+
+pub mod beneath;
