@@ -3,6 +3,8 @@
 pub mod config;
 pub mod digest;
 pub mod image;
+#[cfg(feature = "pull")]
+pub mod layer;
 pub mod oci;
 pub mod reference;
 pub mod request;

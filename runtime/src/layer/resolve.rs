@@ -1,0 +1,182 @@
+//! Finding directories in a tree that is being written, and where they truly lie.
+//!
+//! A path is walked with the tree as its root: links in it are followed inside, `..` ends at the
+//! root (SECURITY R1, R2). The answer is the directory and its *canonical* path, the one without
+//! links: it is the key into the [shadow](super::shadow), and opening it again cannot go astray.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::{
+    errno::Errno,
+    fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat},
+    sys::stat::{FchmodatFlags, Mode, fchmodat, mkdirat},
+};
+
+use super::{name, shadow::Node};
+
+/// As many links as the kernel follows in one path (path_resolution(7)).
+const MAX_LINKS: usize = 40;
+/// A system call takes paths shorter than this.
+const PATH_MAX: usize = 4096;
+
+/// What to do about a directory that is not there.
+#[derive(Clone, Copy)]
+pub(super) enum Missing<'a> {
+    /// Make it and all below: somebody declared an entry in it.
+    Create(&'a dyn Fn() -> bool),
+    /// Go on by name alone: in another layer it may exist.
+    Imagine,
+    /// Give up. So too at a link in whose place the given layer puts a directory of its own: what
+    /// the link leads to is not what that layer speaks of.
+    Stop(Option<&'a Node>),
+}
+
+/// A directory of the tree.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// Canonical, relative to the root.
+    pub(super) path: Vec<u8>,
+    /// None: it is not there.
+    pub(super) fd: Option<OwnedFd>,
+}
+
+/// Opens the directory at a canonical path; a link in it is an error.
+pub(super) fn open_dir(root: BorrowedFd<'_>, path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
+    let how = OpenHow::new()
+        .flags(flags | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    if path.is_empty() {
+        return openat2(root, ".", how);
+    }
+    if path.len() < PATH_MAX {
+        return openat2(root, path, how);
+    }
+    // Longer than one system call takes: in pieces that end between two components.
+    let slash = path[..PATH_MAX - 1].iter().rposition(|b| *b == b'/').ok_or(Errno::ENAMETOOLONG)?;
+    let near = openat2(
+        root,
+        &path[..slash],
+        how.flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC),
+    )?;
+    open_dir(near.as_fd(), &path[slash + 1..], flags)
+}
+
+/// Finds the directory that the clean path `path` leads to.
+///
+/// `ENOTDIR`: something else is in the way. `ELOOP`: too many links. `ENAMETOOLONG`: the canonical
+/// path exceeds [`name::MAX_PATH`]. `E2BIG`, which the kernel gives for none of this: the caller
+/// does not want any more directories.
+pub(super) fn resolve(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+    missing: Missing<'_>,
+) -> Result<Place, Errno> {
+    // Most paths have no links in them and exist.
+    match open_dir(root, path, OFlag::O_PATH) {
+        Ok(fd) => Ok(Place { path: path.to_vec(), fd: Some(fd) }),
+        Err(Errno::ENOENT | Errno::ELOOP | Errno::ENOTDIR) => walk(root, path, missing),
+        Err(error) => Err(error),
+    }
+}
+
+fn walk(root: BorrowedFd<'_>, path: &[u8], missing: Missing<'_>) -> Result<Place, Errno> {
+    let start = || open_dir(root, b"", OFlag::O_PATH);
+    let mut at = Place { path: Vec::with_capacity(path.len()), fd: Some(start()?) };
+    let mut ahead: Vec<Vec<u8>> = name::components(path).rev().map(<[u8]>::to_vec).collect();
+    let mut links = 0;
+    while let Some(component) = ahead.pop() {
+        match &component[..] {
+            b"." => continue,
+            b".." => {
+                name::pop(&mut at.path);
+                at.fd = open_dir(root, &at.path, OFlag::O_PATH).ok();
+                continue;
+            }
+            _ => {}
+        }
+        let Some(fd) = &at.fd else {
+            name::push(&mut at.path, &component);
+            continue;
+        };
+        let found = match step(fd.as_fd(), &component) {
+            Ok(Step::Missing) => match missing {
+                Missing::Create(may) => Some(create(fd.as_fd(), &component, may)?),
+                Missing::Imagine => None,
+                Missing::Stop(_) => return Ok(Place { path: at.path, fd: None }),
+            },
+            Ok(Step::Other) => match missing {
+                Missing::Create(_) => return Err(Errno::ENOTDIR),
+                Missing::Imagine => None,
+                Missing::Stop(_) => return Ok(Place { path: at.path, fd: None }),
+            },
+            Ok(Step::Directory(next)) => Some(next),
+            Ok(Step::Link(target)) => {
+                if let Missing::Stop(Some(layer)) = missing
+                    && layer.at(&name::join(&at.path, &component)).is_some_and(Node::is_explicit)
+                {
+                    return Ok(Place { path: at.path, fd: None });
+                }
+                links += 1;
+                if links > MAX_LINKS {
+                    return Err(Errno::ELOOP);
+                }
+                if target.starts_with(b"/") {
+                    at = Place { path: Vec::new(), fd: Some(start()?) };
+                }
+                ahead.extend(name::components(&target).rev().map(<[u8]>::to_vec));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        name::push(&mut at.path, &component);
+        at.fd = found;
+        if at.path.len() > name::MAX_PATH {
+            return Err(Errno::ENAMETOOLONG);
+        }
+    }
+    Ok(at)
+}
+
+enum Step {
+    Directory(OwnedFd),
+    Link(Vec<u8>),
+    Other,
+    Missing,
+}
+
+/// Looks at one component, without following it.
+fn step(dir: BorrowedFd<'_>, component: &[u8]) -> Result<Step, Errno> {
+    match open_child(dir, component, OFlag::O_PATH) {
+        Ok(fd) => Ok(Step::Directory(fd)),
+        Err(Errno::ENOENT) => Ok(Step::Missing),
+        Err(Errno::ENOTDIR | Errno::ELOOP) => match readlinkat(dir, component) {
+            Ok(target) => Ok(Step::Link(target.into_encoded_bytes())),
+            Err(Errno::EINVAL) => Ok(Step::Other),
+            Err(error) => Err(error),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes an implicit directory. Its mode is 0755 whatever the umask, and nobody's set-group-ID bit
+/// is inherited.
+fn create(dir: BorrowedFd<'_>, component: &[u8], may: &dyn Fn() -> bool) -> Result<OwnedFd, Errno> {
+    if !may() {
+        return Err(Errno::E2BIG);
+    }
+    let mode = Mode::from_bits_truncate(0o755);
+    mkdirat(dir, component, mode)?;
+    // By name, but of what was made a moment ago in a tree that is this process's alone.
+    fchmodat(dir, component, mode, FchmodatFlags::FollowSymlink)?;
+    open_child(dir, component, OFlag::O_PATH)
+}
+
+/// Opens a directory right below `dir`, never through a link.
+pub(super) fn open_child(
+    dir: BorrowedFd<'_>,
+    component: &[u8],
+    flags: OFlag,
+) -> Result<OwnedFd, Errno> {
+    let flags = flags | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    openat(dir, component, flags, Mode::empty())
+}
