@@ -1,7 +1,10 @@
 //! From an image name to a process in that image, as an ordinary user.
 
 pub mod config;
+pub mod container;
 pub mod digest;
+pub mod environment;
+pub mod host;
 pub mod image;
 #[cfg(feature = "pull")]
 pub mod layer;
@@ -12,5 +15,6 @@ pub mod sys;
 
 pub use config::Config;
 pub use digest::Digest;
+pub use host::Host;
 pub use image::Image;
 pub use reference::Reference;

@@ -5,3 +5,5 @@
 
 pub mod beneath;
 pub mod xattr;
+pub mod mount;
+pub mod process;

@@ -1,0 +1,146 @@
+//! The last step: from inside the container to the user's program.
+
+use std::{
+    convert::Infallible,
+    ffi::{CString, OsStr, OsString},
+    fs::{self, File},
+    io::Read,
+    os::unix::{
+        ffi::{OsStrExt, OsStringExt},
+        fs::{OpenOptionsExt, PermissionsExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{OFlag, open},
+    sys::{prctl::set_no_new_privs, stat::Mode},
+    unistd::{execve, fchdir, getcwd},
+};
+
+use super::{Error, Plan, Workdir, io_error};
+use crate::sys::beneath;
+
+/// Changes directory, gives up privileges for good, and becomes the program.
+pub(super) fn exec(plan: &Plan) -> Result<Infallible, Error> {
+    let cwd = enter_workdir(plan)?;
+    // What the image says in `setuid` bits means nothing here, nor to anything that is started.
+    set_no_new_privs().map_err(|e| io_error("set no_new_privs of", "this process")(e.into()))?;
+    let path = find(plan)?;
+    let argv: Vec<CString> = plan.argv.iter().map(|arg| c_string(arg)).collect();
+    // POSIX has the starter of a program say where it starts; shells believe it if it is true.
+    let pwd = (OsString::from("PWD"), cwd.into_os_string());
+    let env = plan.env.iter().filter(|(name, _)| name != "PWD").chain([&pwd]);
+    let env: Vec<CString> = env.map(|(name, value)| c_string(&variable(name, value))).collect();
+    let Err(errno) = execve(&c_string(path.as_os_str()), &argv, &env);
+    Err(not_executable(plan, &path, errno))
+}
+
+/// Starts where the plan says, and makes sure that this is inside. By way of `/proc`, a path in a
+/// container can lead out of it (runc CVE-2024-21626; SECURITY R21).
+fn enter_workdir(plan: &Plan) -> Result<PathBuf, Error> {
+    let root = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(|e| io_error("open", "/")(e.into()))?;
+    let enter = |path: &Path| {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        let dir = beneath::open(std::os::fd::AsFd::as_fd(&root), path, flags, Mode::empty())?;
+        fchdir(dir)?;
+        match getcwd()? {
+            cwd if cwd.is_absolute() => Ok(cwd),
+            _ => Err(std::io::Error::other("it lies outside of the container")),
+        }
+    };
+    let (path, source) = match &plan.workdir {
+        Workdir::Exactly(path) => match enter(path) {
+            Ok(cwd) => return Ok(cwd),
+            Err(e) => (path, e),
+        },
+        Workdir::FirstOf(paths) => {
+            // The last is `/`: that the others are not there is what they are tried for.
+            let (last, others) = paths.split_last().expect("a plan ends its list with /");
+            match others.iter().find_map(|path| enter(path).ok()).map_or_else(|| enter(last), Ok) {
+                Ok(cwd) => return Ok(cwd),
+                Err(e) => (last, e),
+            }
+        }
+    };
+    Err(Error::Workdir { path: path.clone(), image: plan.image.to_string(), source })
+}
+
+/// Finds the command as a shell does: along the container's `PATH`, unless its name has a slash.
+fn find(plan: &Plan) -> Result<PathBuf, Error> {
+    let name = &plan.argv[0];
+    let not_found =
+        |searched| Error::NotFound { name: name.clone(), image: plan.image.to_string(), searched };
+    if name.as_bytes().contains(&b'/') {
+        let path = PathBuf::from(name);
+        return match fs::metadata(&path) {
+            Ok(_) => Ok(path),
+            Err(_) => Err(not_found(String::new())),
+        };
+    }
+    let path = plan.env.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.as_os_str());
+    let path = path.unwrap_or_default();
+    let mut refused = None;
+    // An empty name is looked for nowhere: with each directory it would name the directory.
+    for dir in std::env::split_paths(path).filter(|_| !name.is_empty()) {
+        let file = dir.join(name);
+        let Ok(meta) = fs::metadata(&file) else { continue };
+        if meta.is_file() && meta.permissions().mode() & 0o111 != 0 {
+            return Ok(file);
+        }
+        refused.get_or_insert(file);
+    }
+    match refused {
+        Some(file) => Err(not_executable(plan, &file, Errno::EACCES)),
+        None => Err(not_found(format!(" (PATH {})", path.display()))),
+    }
+}
+
+/// Says why `execve` failed. Its `ENOENT` is about the interpreter, once the file itself is known
+/// to be there, and its `ENOEXEC` about the file's first bytes.
+fn not_executable(plan: &Plan, path: &Path, errno: Errno) -> Error {
+    let head = head(path);
+    let cause = match errno {
+        Errno::ENOENT => match interpreter(&head) {
+            Some(interpreter) => {
+                format!("its interpreter {interpreter:?} is not in {}", plan.image)
+            }
+            None => format!("its dynamic linker is not in {}", plan.image),
+        },
+        Errno::ENOEXEC if head.starts_with(b"\x7fELF") => {
+            format!("it is a program for another machine than {}", std::env::consts::ARCH)
+        }
+        Errno::ENOEXEC => "neither a program nor a script that begins with #!".to_owned(),
+        Errno::EACCES if path.is_dir() => "it is a directory".to_owned(),
+        other => other.desc().to_lowercase(),
+    };
+    Error::NotExecutable { path: path.to_owned(), cause }
+}
+
+/// The first bytes of a file; none if it is not one.
+fn head(path: &Path) -> Vec<u8> {
+    let nonblock = OFlag::O_NONBLOCK.bits();
+    let Ok(file) = File::options().read(true).custom_flags(nonblock).open(path) else {
+        return Vec::new();
+    };
+    let mut head = Vec::new();
+    // What cannot be read says nothing, and the errno stands.
+    let _ = file.take(256).read_to_end(&mut head);
+    head
+}
+
+fn interpreter(head: &[u8]) -> Option<String> {
+    let line = head.strip_prefix(b"#!")?.split(|&byte| byte == b'\n').next()?;
+    let line = String::from_utf8_lossy(line);
+    Some(line.split_whitespace().next()?.to_owned())
+}
+
+fn variable(name: &OsStr, value: &OsStr) -> OsString {
+    OsString::from_vec([name.as_bytes(), b"=", value.as_bytes()].concat())
+}
+
+fn c_string(text: &OsStr) -> CString {
+    CString::new(text.as_bytes()).expect("a plan holds no NUL, and no path has one")
+}

@@ -1,0 +1,286 @@
+//! Carries out a plan.
+//!
+//! ```text
+//! <node_dir>/mnt       tmpfs, seen in this mount namespace alone
+//!   upper/  work/      what the container writes
+//!   root/              overlay: the image below, upper above ── becomes /
+//! ```
+
+use std::{
+    fs::{DirBuilder, File},
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::{DirBuilderExt, MetadataExt},
+    },
+    path::Path,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{OFlag, open, openat},
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+    sys::{
+        stat::{Mode, SFlag, fstat, mkdirat, umask},
+        utsname::uname,
+    },
+    unistd::{chdir, chroot, fchdir, getuid, pivot_root},
+};
+
+use super::{Access, Error, Mount, Plan, Presence, io_error, target::Root};
+use crate::sys::mount::{
+    mount_setattr_readonly, move_mount, open_tree, proc_path, remount_readonly,
+};
+
+/// How long to wait for threads that have ended to be gone from the kernel's books as well.
+const REAPING: Duration = Duration::from_secs(1);
+
+const DIR: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+/// Builds the container and moves the calling process into it.
+pub(super) fn build(plan: &Plan) -> Result<(), Error> {
+    own_directory(&plan.node_dir)?;
+    let mount_point = plan.node_dir.join("mnt");
+    own_directory(&mount_point)?;
+
+    // 1. Namespaces. In the new user namespace the process may do anything to what is its own.
+    new_namespaces(plan)?;
+    // 2. The host's part, cloned while there is nothing of ours that it could include.
+    let trees = clone_trees(plan)?;
+    // 3. The root.
+    let old_umask = umask(Mode::from_bits_retain(0o022));
+    let built = new_root(plan, &mount_point).and_then(|root| {
+        // 4. Everything into its place.
+        fill(plan, &root, trees)?;
+        Ok(root)
+    });
+    umask(old_umask);
+    // 5. In.
+    pivot(built?.as_fd()).map_err(io_error("enter root", &mount_point))
+}
+
+/// Makes a directory for our own use, or makes sure that nobody else can have a hand in it: its
+/// name can be guessed, and `/dev/shm` is everybody's (SECURITY A3).
+pub(super) fn own_directory(path: &Path) -> Result<(), Error> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(io_error("make directory", path))?;
+    let refuse = |problem| Err(Error::Untrusted { path: path.to_owned(), problem });
+    let dir = match open(path, DIR | OFlag::O_NOFOLLOW, Mode::empty()) {
+        Ok(dir) => dir,
+        Err(Errno::ELOOP | Errno::ENOTDIR) => return refuse("it is not a directory"),
+        Err(e) => return Err(io_error("open directory", path)(e.into())),
+    };
+    let meta = File::from(dir).metadata().map_err(io_error("look at directory", path))?;
+    match () {
+        () if meta.uid() != getuid().as_raw() => refuse("it belongs to another user"),
+        () if meta.mode() & 0o022 != 0 => refuse("others can write to it"),
+        () => Ok(()),
+    }
+}
+
+fn new_namespaces(plan: &Plan) -> Result<(), Error> {
+    retry_while_reaped(|| unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS))
+        .map_err(no_namespace)?;
+    let write = |file: &str, text: &str| {
+        // The kernel wants each map in one write. Files of /proc are never created.
+        std::fs::write(Path::new("/proc/self").join(file), text)
+    };
+    // user_namespaces(7): without setgroups denied, an unprivileged gid_map is refused. It also
+    // keeps the job's supplementary groups as they are (SECURITY R23).
+    write("setgroups", "deny")
+        .and_then(|()| write("uid_map", &format!("{0} {0} 1\n", plan.uid)))
+        .and_then(|()| write("gid_map", &format!("{0} {0} 1\n", plan.gid)))
+        .map_err(|e| no_namespace(errno(&e)))?;
+    // Nothing of ours travels to the host; what the host mounts later, an automounted home among
+    // it, still arrives here. AppArmor gives out powerless namespaces: it shows at this call.
+    let slave = MsFlags::MS_SLAVE | MsFlags::MS_REC;
+    mount(None::<&str>, "/", None::<&str>, slave, None::<&str>).map_err(no_namespace)
+}
+
+/// Repeats what the kernel refuses with `EINVAL` to processes of several threads: one that was
+/// joined a moment ago still counts until the kernel has reaped it.
+pub(super) fn retry_while_reaped(mut call: impl FnMut() -> nix::Result<()>) -> Result<(), Errno> {
+    let start = Instant::now();
+    loop {
+        match call() {
+            Err(Errno::EINVAL) if start.elapsed() < REAPING => sleep(Duration::from_millis(1)),
+            other => return other,
+        }
+    }
+}
+
+/// Words a refusal. The errno says little; a setting is named if it was read and explains it.
+fn no_namespace(errno: Errno) -> Error {
+    let setting = |path: &str| {
+        let text = std::fs::read_to_string(Path::new("/proc/sys").join(path)).ok()?;
+        text.trim().parse::<i64>().ok()
+    };
+    let limit = |name: &str| setting(&format!("user/{name}")).filter(|_| errno == Errno::ENOSPC);
+    let denied = errno == Errno::EPERM || errno == Errno::EACCES;
+    let cause = if errno == Errno::EINVAL && !Path::new("/proc/self/ns/user").exists() {
+        "this kernel is built without them".to_owned()
+    } else if errno == Errno::EINVAL {
+        "the process has more than one thread".to_owned()
+    } else if limit("max_user_namespaces") == Some(0) {
+        "they are disabled on this host (user.max_user_namespaces = 0)".to_owned()
+    } else if limit("max_mnt_namespaces") == Some(0) {
+        "mount namespaces are disabled on this host (user.max_mnt_namespaces = 0)".to_owned()
+    } else if let Some(limit) = limit("max_user_namespaces") {
+        format!("a limit is reached: nesting, or user.max_user_namespaces = {limit}")
+    } else if denied && setting("kernel/unprivileged_userns_clone") == Some(0) {
+        "they are disabled on this host (kernel.unprivileged_userns_clone = 0)".to_owned()
+    } else if denied && setting("kernel/apparmor_restrict_unprivileged_userns") == Some(1) {
+        "AppArmor restricts them on this host \
+         (kernel.apparmor_restrict_unprivileged_userns = 1)"
+            .to_owned()
+    } else {
+        errno.desc().to_lowercase()
+    };
+    Error::Namespace { cause }
+}
+
+/// Clones the source of each bind mount; `None` for one that is not there and need not be.
+fn clone_trees(plan: &Plan) -> Result<Vec<Option<OwnedFd>>, Error> {
+    let clone = |mount: &Mount| {
+        let Mount::Bind { source, target, access, presence } = mount else { return Ok(None) };
+        let mounted = open_tree(source).and_then(|tree| {
+            match access {
+                Access::ReadWrite => {}
+                // Before 5.12 there is no such call: see `fill`.
+                Access::ReadOnly => match mount_setattr_readonly(tree.as_fd()) {
+                    Err(e) if errno(&e) == Errno::ENOSYS => {}
+                    other => other?,
+                },
+            }
+            Ok(tree)
+        });
+        match mounted {
+            Ok(tree) => Ok(Some(tree)),
+            Err(e) if *presence == Presence::Optional && is_absent(&e) => Ok(None),
+            Err(source_error) => {
+                Err(Error::Mount { from: source.clone(), to: target.clone(), source: source_error })
+            }
+        }
+    };
+    plan.mounts.iter().map(clone).collect()
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(errno(error), Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES)
+}
+
+/// Mounts memory on `mount_point` and the overlay in it, and returns the overlay's root.
+fn new_root(plan: &Plan, mount_point: &Path) -> Result<OwnedFd, Error> {
+    let at = |e: Errno| io_error("mount tmpfs on", mount_point)(e.into());
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    // Not by way of a link that someone has put there since it was looked at.
+    let empty = open(mount_point, DIR | OFlag::O_NOFOLLOW, Mode::empty()).map_err(at)?;
+    let target = proc_path(empty.as_fd());
+    mount(Some("tmpfs"), target.as_str(), Some("tmpfs"), flags, Some("mode=0755")).map_err(at)?;
+    let tmpfs = open(mount_point, DIR, Mode::empty()).map_err(at)?;
+    let subdirectory = |name: &str| {
+        mkdirat(&tmpfs, name, Mode::from_bits_retain(0o755))?;
+        openat(&tmpfs, name, DIR, Mode::empty())
+    };
+    let (upper, work) = (subdirectory("upper").map_err(at)?, subdirectory("work").map_err(at)?);
+    let root = subdirectory("root").map_err(at)?;
+    let lower = open(&plan.rootfs, DIR, Mode::empty())
+        .map_err(|e| io_error("open image", &plan.rootfs)(e.into()))?;
+
+    // Descriptors as paths: nothing to escape, nothing too long for mount(2)'s one page, and no
+    // second walk. userxattr is what the kernel lets a user namespace have (overlayfs.rst).
+    let options = format!(
+        "userxattr,lowerdir={},upperdir={},workdir={}",
+        proc_path(lower.as_fd()),
+        proc_path(upper.as_fd()),
+        proc_path(work.as_fd()),
+    );
+    let target = proc_path(root.as_fd());
+    mount(Some("overlay"), target.as_str(), Some("overlay"), flags, Some(options.as_str()))
+        .map_err(|errno| no_overlay(plan, errno))?;
+    openat(&tmpfs, "root", DIR, Mode::empty()).map_err(at)
+}
+
+fn no_overlay(plan: &Plan, errno: Errno) -> Error {
+    let release = uname().map(|name| name.release().to_string_lossy().into_owned());
+    let release = release.unwrap_or_default();
+    let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let cause = match errno {
+        Errno::ENODEV => format!("this kernel, {release}, has no overlayfs"),
+        Errno::EPERM | Errno::EINVAL if version < (5, 11) => {
+            format!("Linux {release} does not let users mount one: 5.11 or later is needed")
+        }
+        // mount(2) says "no space left on device" of a limit.
+        Errno::ENOSPC => "too many mounts (fs.mount-max)".to_owned(),
+        other => other.desc().to_lowercase(),
+    };
+    Error::Overlay { rootfs: plan.rootfs.clone(), cause }
+}
+
+/// Puts the plan's files and mounts into the root.
+fn fill(plan: &Plan, root: &OwnedFd, trees: Vec<Option<OwnedFd>>) -> Result<(), Error> {
+    let root = Root::new(root.as_fd()).map_err(io_error("look at", "/"))?;
+    for (mount, tree) in plan.mounts.iter().zip(trees) {
+        match (mount, tree) {
+            (Mount::File { target, content }, _) => {
+                root.write(target, content).map_err(no_target(plan, target))?;
+            }
+            (Mount::Bind { source, target, access, .. }, Some(tree)) => {
+                let is_dir = fstat(&tree)
+                    .is_ok_and(|stat| stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits());
+                let place = if is_dir { root.directory(target) } else { root.file(target) };
+                let place = place.map_err(no_target(plan, target))?;
+                let mounted = move_mount(tree.as_fd(), place.as_fd());
+                mounted.and_then(|()| ensure_access(&tree, *access)).map_err(|e| Error::Mount {
+                    from: source.clone(),
+                    to: target.clone(),
+                    source: e,
+                })?;
+            }
+            (Mount::Bind { .. }, None) => {}
+        }
+    }
+    Ok(())
+}
+
+/// A mount that could not be made read-only before it was in place is made so now.
+fn ensure_access(tree: &OwnedFd, access: Access) -> io::Result<()> {
+    use nix::sys::statvfs::{FsFlags, fstatvfs};
+    if access == Access::ReadOnly && !fstatvfs(tree)?.flags().contains(FsFlags::ST_RDONLY) {
+        remount_readonly(tree.as_fd())?;
+    }
+    Ok(())
+}
+
+fn no_target(plan: &Plan, target: &Path) -> impl FnOnce(io::Error) -> Error {
+    let (path, image) = (target.to_owned(), plan.image.to_string());
+    move |source| Error::Target { path, image, source }
+}
+
+/// Makes `root` the root of the mount namespace; the host's tree goes.
+fn pivot(root: impl AsFd) -> io::Result<()> {
+    fchdir(root)?;
+    match pivot_root(".", ".") {
+        // pivot_root(2), "NOTES": the old root is now mounted on the new one's `/`, and the
+        // working directory is in it.
+        Ok(()) => umount2(".", MntFlags::MNT_DETACH)?,
+        // Diskless nodes run from the initial ramfs, which cannot be moved away: it is covered.
+        Err(Errno::EINVAL) => {
+            mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
+            chroot(".")?;
+        }
+        Err(e) => return Err(e.into()),
+    }
+    Ok(chdir("/")?)
+}
+
+fn errno(error: &io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(0))
+}

@@ -1,0 +1,201 @@
+//! A process in an image, as the user who calls.
+//!
+//! ```text
+//! Image + Options + Config + Host + environment
+//!   └─ plan ──► Plan          everything is decided here; prints for `--dry-run`
+//!                ├─ build ──► Container    first rank: namespaces, root, mounts, pivot
+//!                └─ Step::enter ► Container    later ranks of a step join the first one's
+//!                              └─ exec ──► the user's program, same pid
+//! ```
+//!
+//! Invariants:
+//! - One user and one mount namespace per step and node, uid→same uid. Every other namespace is
+//!   the host's: MPI's shared memory, PMI and Slurm's signals need them to be.
+//! - The image is never written to: it is the lower layer of an overlay whose upper is memory that
+//!   goes with the namespace. Mount points and `/etc` files are made there.
+//! - Every mount target is resolved by the kernel with the new root as its root, and the last
+//!   component is never followed ([`crate::sys::beneath`]).
+//! - No process of ours stays behind.
+
+#![forbid(unsafe_code)]
+
+mod command;
+mod enter;
+mod identity;
+pub mod join;
+mod plan;
+mod target;
+
+use std::{
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+};
+
+pub use plan::{Access, Mount, MountSpec, MountSpecError, Plan, Presence, Workdir, plan};
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Exactly this, whatever the image says: `srun` was given a command.
+    Given(Vec<OsString>),
+    /// As docker does it: the image's `Entrypoint`, then these arguments or else its `Cmd`.
+    Image(Vec<OsString>),
+}
+
+/// What one run asks for beyond its image.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What to run.
+    pub command: Command,
+    /// Where to start. Must exist inside.
+    pub workdir: Option<PathBuf>,
+    /// A batch script of Slurm's: seen inside under the path that it has outside. Its steps
+    /// inherit the request for a container.
+    pub script: Option<PathBuf>,
+    /// Mounted after everything else; the sources must exist.
+    pub mounts: Vec<MountSpec>,
+}
+
+/// The calling process, inside; one step away from being the user's program.
+#[derive(Debug)]
+pub struct Container<'a> {
+    plan: &'a Plan,
+}
+
+impl Plan {
+    /// Builds the container around the calling process, which must have one thread.
+    pub fn build(&self) -> Result<Container<'_>, Error> {
+        enter::build(self)?;
+        Ok(Container { plan: self })
+    }
+}
+
+impl Container<'_> {
+    /// Becomes the program. Returns only if that fails.
+    pub fn exec(self) -> Error {
+        match command::exec(self.plan) {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
+    }
+}
+
+/// Why a container could not be entered.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel gives no user namespace.
+    #[error("create user namespace: {cause}")]
+    Namespace {
+        /// What the kernel's settings say, else its own words.
+        cause: String,
+    },
+    /// The kernel does not combine the image with memory on top.
+    #[error("mount overlay on {}: {cause}", rootfs.display())]
+    Overlay {
+        /// The image's tree.
+        rootfs: PathBuf,
+        /// What it means.
+        cause: String,
+    },
+    /// A mount point cannot be made.
+    #[error("make mount point {} in {image}", path.display())]
+    Target {
+        /// Where.
+        path: PathBuf,
+        /// In which image.
+        image: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// What is to be mounted is not there, or not to be had.
+    #[error("mount {} → {}", from.display(), to.display())]
+    Mount {
+        /// On the host.
+        from: PathBuf,
+        /// Inside.
+        to: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A path for our own use is not as it must be.
+    #[error("use {}: {problem}", path.display())]
+    Untrusted {
+        /// Which.
+        path: PathBuf,
+        /// Not a directory, another user's, open to others.
+        problem: &'static str,
+    },
+    /// Any other operation on a path.
+    #[error("{op} {}", path.display())]
+    Io {
+        /// Verb and noun.
+        op: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A mount is not written as one.
+    #[error(transparent)]
+    MountSpec(#[from] plan::MountSpecError),
+    /// Nobody says what to run.
+    #[error("run {image}: the image names no command, and none was given")]
+    NoCommand {
+        /// Which image.
+        image: String,
+    },
+    /// A NUL byte cannot be part of an argument or variable.
+    #[error("read {what}: {text:?} holds a NUL byte")]
+    Nul {
+        /// Argument or environment.
+        what: &'static str,
+        /// The text.
+        text: OsString,
+    },
+    /// The directory that was asked for cannot be started in.
+    #[error("enter working directory {} in {image}", path.display())]
+    Workdir {
+        /// Which.
+        path: PathBuf,
+        /// In which image.
+        image: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// No such command inside.
+    #[error("run {name:?}: not found in {image}{searched}")]
+    NotFound {
+        /// As given.
+        name: OsString,
+        /// In which image.
+        image: String,
+        /// ` (PATH …)`, where that was searched.
+        searched: String,
+    },
+    /// It is there and cannot be run.
+    #[error("run {}: {cause}", path.display())]
+    NotExecutable {
+        /// Where it was found.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+}
+
+impl Error {
+    /// The exit status that stands for this error: as in a shell, 127 for a command that is not
+    /// there, 126 for one that does not run; 125, as in docker, for all that is ours.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::NotFound { .. } => 127,
+            Error::NotExecutable { .. } => 126,
+            _ => 125,
+        }
+    }
+}
+
+/// Names the operation that failed.
+fn io_error(op: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Io { op, path: path.as_ref().to_owned(), source }
+}

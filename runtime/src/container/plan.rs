@@ -1,0 +1,408 @@
+//! What a container will be, decided before anything is done.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fmt,
+    fs::{self, File},
+    os::{fd::AsFd, unix::ffi::OsStrExt},
+    path::{Component, Path, PathBuf},
+    str::FromStr,
+};
+
+use nix::{
+    fcntl::OFlag,
+    sys::stat::Mode,
+    unistd::{Gid, Uid},
+};
+
+use super::{Command, Error, Options, identity, io_error};
+use crate::{Config, Image, Reference, digest::Digest, environment, host::Host, sys::beneath};
+
+/// Where Slurm's PMIx server keeps what its clients map; it lies in the spool directory.
+const PMIX_DIR_VAR: &str = "PMIX_SERVER_TMPDIR";
+/// Every image that has a shell has this one.
+const DEFAULT_SHELL: &str = "/bin/sh";
+
+/// Whether what is mounted can be written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// As far as its own permissions go.
+    ReadWrite,
+    /// Never.
+    ReadOnly,
+}
+
+/// Whether the source of a mount has to exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// Without it there is no container.
+    Required,
+    /// Passed over if it is not there.
+    Optional,
+}
+
+/// Something of the host's put into the image's tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mount {
+    /// A file or directory of the host, all mounts below it included.
+    Bind {
+        /// On the host.
+        source: PathBuf,
+        /// Inside.
+        target: PathBuf,
+        /// Whether it can be written to.
+        access: Access,
+        /// Whether it has to be there.
+        presence: Presence,
+    },
+    /// A file of our own making, in the place of the image's.
+    File {
+        /// Inside.
+        target: PathBuf,
+        /// All of it.
+        content: Vec<u8>,
+    },
+}
+
+/// Where the program starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Workdir {
+    /// Here or not at all: the user asked for it.
+    Exactly(PathBuf),
+    /// In the first of these that exists inside.
+    FirstOf(Vec<PathBuf>),
+}
+
+/// All that is known of a container before it is built.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub(super) image: Reference,
+    pub(super) digest: Digest,
+    pub(super) rootfs: PathBuf,
+    pub(super) node_dir: PathBuf,
+    pub(super) uid: Uid,
+    pub(super) gid: Gid,
+    pub(super) mounts: Vec<Mount>,
+    pub(super) env: Vec<(OsString, OsString)>,
+    pub(super) workdir: Workdir,
+    pub(super) argv: Vec<OsString>,
+}
+
+/// Plans a run of `image`. Reads a few files of its tree, as data, and changes nothing.
+pub fn plan(
+    image: &Image,
+    options: &Options,
+    config: &Config,
+    host: &Host,
+    env: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Plan, Error> {
+    let facts = Facts::probe(image, host)?;
+    compose(image, options, config, host, env.into_iter().collect(), &facts)
+}
+
+/// What the tree of an image has to say about a plan.
+#[derive(Debug, Clone, Default)]
+struct Facts {
+    /// `/etc/passwd` of the image.
+    passwd: Vec<u8>,
+    /// `/etc/group` of the image.
+    group: Vec<u8>,
+    /// The caller's login shell exists in the image.
+    has_shell: bool,
+    /// There is something in the image where the caller stands on the host.
+    cwd_is_taken: bool,
+}
+
+impl Facts {
+    fn probe(image: &Image, host: &Host) -> Result<Facts, Error> {
+        let root = File::open(&image.rootfs).map_err(io_error("open image", &image.rootfs))?;
+        let read = |path| {
+            identity::read(root.as_fd(), path)
+                .map_err(io_error("read", image.rootfs.join(&path[1..])))
+        };
+        Ok(Facts {
+            passwd: read("/etc/passwd")?,
+            group: read("/etc/group")?,
+            has_shell: host.shell.is_absolute() && identity::exists(&root, &host.shell),
+            cwd_is_taken: host.cwd.as_deref().is_some_and(|cwd| is_taken(&root, cwd)),
+        })
+    }
+}
+
+/// Whether mounting over `path` would hide something: a file, or a directory that is not empty.
+fn is_taken(root: &File, path: &Path) -> bool {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+    match beneath::open(root.as_fd(), path, flags, Mode::empty()) {
+        Ok(dir) => {
+            let path = crate::sys::mount::proc_path(dir.as_fd());
+            // What cannot be listed is not known to be empty.
+            fs::read_dir(path).map_or(true, |mut entries| entries.next().is_some())
+        }
+        Err(e) => e.kind() != std::io::ErrorKind::NotFound,
+    }
+}
+
+/// The pure part of [`plan`].
+fn compose(
+    image: &Image,
+    options: &Options,
+    config: &Config,
+    host: &Host,
+    env: Vec<(OsString, OsString)>,
+    facts: &Facts,
+) -> Result<Plan, Error> {
+    let run = &image.config.config;
+    let argv: Vec<OsString> = match &options.command {
+        Command::Given(argv) => argv.clone(),
+        Command::Image(args) => {
+            let cmd = run.cmd.iter().map(OsString::from);
+            let args = if args.is_empty() { cmd.collect() } else { args.clone() };
+            run.entrypoint.iter().map(OsString::from).chain(args).collect()
+        }
+    };
+    if argv.is_empty() {
+        return Err(Error::NoCommand { image: image.reference.to_string() });
+    }
+    let pmix_dir = env.iter().find(|(name, _)| name == PMIX_DIR_VAR).map(|(_, dir)| Path::new(dir));
+    let binds = binds(options, config, host, facts, pmix_dir)?;
+
+    let home = host.home.clone().filter(|home| is_same_inside(&binds, home));
+    let shell = if facts.has_shell { host.shell.clone() } else { DEFAULT_SHELL.into() };
+    let (script, mut injected) = (options.script.is_some(), vec![("SHELL", shell.clone())]);
+    injected.extend(home.clone().map(|home| ("HOME", home)));
+    let mut env = environment::compose(
+        env.into_iter(),
+        &run.env,
+        if script { environment::Request::Keep } else { environment::Request::Remove },
+        |path| is_same_inside(&binds, path),
+        injected.into_iter().map(|(name, value)| (name.into(), value.into())),
+    );
+    let home = home.unwrap_or_else(|| "/".into());
+    if !env.iter().any(|(name, _)| name == "HOME") {
+        env.push(("HOME".into(), home.clone().into()));
+    }
+    refuse_nul("argument", argv.iter())?;
+    refuse_nul("environment", env.iter().flat_map(|(name, value)| [name, value]))?;
+
+    // Files first: a site may mount another over one of them.
+    let mut mounts = files(host, facts, &home, &shell);
+    mounts.extend(binds);
+    Ok(Plan {
+        image: image.reference.clone(),
+        digest: image.digest.clone(),
+        rootfs: image.rootfs.clone(),
+        node_dir: config.node_dir.clone(),
+        uid: host.uid,
+        gid: host.gid,
+        mounts,
+        env,
+        workdir: workdir(options, host, &run.working_dir),
+        argv,
+    })
+}
+
+/// The host's part of the tree, in the order in which it is mounted.
+fn binds(
+    options: &Options,
+    config: &Config,
+    host: &Host,
+    facts: &Facts,
+    pmix_dir: Option<&Path>,
+) -> Result<Vec<Mount>, Error> {
+    use self::{Access::*, Presence::*};
+    let bind = |source: &Path, target: &Path, access, presence| Mount::Bind {
+        source: source.into(),
+        target: target.into(),
+        access,
+        presence,
+    };
+    let same = |path: &Path, access, presence| bind(path, path, access, presence);
+    let mut mounts = vec![
+        same(Path::new("/proc"), ReadWrite, Required),
+        same(Path::new("/sys"), ReadOnly, Required),
+        same(Path::new("/dev"), ReadWrite, Required),
+        same(Path::new("/tmp"), ReadWrite, Optional),
+    ];
+    // A directory that the image has too stays the image's: who stands in /usr does not mean to
+    // run the host's programs.
+    let cwd = host.cwd.as_deref().filter(|cwd| *cwd != Path::new("/") && !facts.cwd_is_taken);
+    for path in [host.home.as_deref(), cwd, pmix_dir].into_iter().flatten() {
+        if path.is_absolute() && !is_same_inside(&mounts, path) {
+            mounts.push(same(path, ReadWrite, Optional));
+        }
+    }
+    if let Some(script) = &options.script {
+        mounts.push(same(script, ReadOnly, Required));
+    }
+    for spec in &config.mounts {
+        let spec: MountSpec = spec.parse()?;
+        mounts.push(bind(&spec.source, &spec.target, spec.access, Optional));
+    }
+    for spec in &options.mounts {
+        mounts.push(bind(&spec.source, &spec.target, spec.access, Required));
+    }
+    Ok(mounts)
+}
+
+/// The files that are made for the caller.
+fn files(host: &Host, facts: &Facts, home: &Path, shell: &Path) -> Vec<Mount> {
+    let mut files = host.files.clone();
+    files.extend([
+        ("/etc/nsswitch.conf".into(), identity::NSSWITCH.into()),
+        ("/etc/passwd".into(), identity::passwd(&facts.passwd, host, home, shell)),
+        ("/etc/group".into(), identity::group(&facts.group, host)),
+    ]);
+    files.into_iter().map(|(target, content)| Mount::File { target, content }).collect()
+}
+
+fn workdir(options: &Options, host: &Host, image: &str) -> Workdir {
+    if let Some(dir) = &options.workdir {
+        return Workdir::Exactly(dir.clone());
+    }
+    // Everybody has a `/`: standing there on the host is no choice.
+    let cwd = host.cwd.clone().filter(|cwd| cwd.as_os_str() != "/");
+    let image = Some(Path::new("/").join(image)).filter(|dir| dir.as_os_str() != "/");
+    Workdir::FirstOf(cwd.into_iter().chain(image).chain(["/".into()]).collect())
+}
+
+/// Whether `path` inside is what it is on the host.
+fn is_same_inside(mounts: &[Mount], path: &Path) -> bool {
+    // The last mount over a path is the one that is seen.
+    mounts.iter().rev().find_map(|mount| match mount {
+        Mount::Bind { source, target, .. } if path.starts_with(target) => Some(source == target),
+        _ => None,
+    }) == Some(true)
+        && path.components().all(|part| part != Component::ParentDir)
+}
+
+fn refuse_nul<'a>(
+    what: &'static str,
+    texts: impl IntoIterator<Item = &'a OsString>,
+) -> Result<(), Error> {
+    match texts.into_iter().find(|text| text.as_bytes().contains(&0)) {
+        Some(text) => Err(Error::Nul { what, text: text.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// A mount as people write it: `SRC[:DST[:ro|rw]]`, both absolute.
+///
+/// ```
+/// use runtime::container::MountSpec;
+/// let spec: MountSpec = "/scratch:/data:ro".parse()?;
+/// assert_eq!(spec.to_string(), "/scratch:/data:ro");
+/// # Ok::<(), runtime::container::MountSpecError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountSpec {
+    source: PathBuf,
+    target: PathBuf,
+    access: Access,
+}
+
+/// Why a mount is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("mount {spec:?}: {problem}")]
+pub struct MountSpecError {
+    spec: String,
+    problem: &'static str,
+}
+
+impl FromStr for MountSpec {
+    type Err = MountSpecError;
+
+    fn from_str(spec: &str) -> Result<MountSpec, MountSpecError> {
+        let refuse = |problem| MountSpecError { spec: spec.to_owned(), problem };
+        let mut fields = spec.split(':');
+        let source = fields.next().unwrap_or_default();
+        let target = fields.next().unwrap_or(source);
+        let access = match fields.next() {
+            None | Some("rw") => Access::ReadWrite,
+            Some("ro") => Access::ReadOnly,
+            Some(_) => return Err(refuse("expected ro or rw after the second colon")),
+        };
+        if fields.next().is_some() || spec.contains('\0') {
+            return Err(refuse("expected SOURCE[:TARGET[:ro|rw]]"));
+        }
+        for path in [source, target].map(Path::new) {
+            if !path.is_absolute() {
+                return Err(refuse("source and target must be absolute paths"));
+            }
+            // Which directory `..` means depends on links of the image.
+            if path.components().any(|part| part == Component::ParentDir) {
+                return Err(refuse("a path with .. in it is not taken"));
+            }
+        }
+        if Path::new(target).parent().is_none() {
+            return Err(refuse("nothing can be mounted over the root"));
+        }
+        Ok(MountSpec { source: source.into(), target: target.into(), access })
+    }
+}
+
+impl fmt::Display for MountSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.source.display(), self.target.display())?;
+        f.write_str(if self.access == Access::ReadOnly { ":ro" } else { "" })
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "image    {} ({})", self.image, self.digest)?;
+        writeln!(f, "ids      uid {} gid {}, as on the host", self.uid, self.gid)?;
+        writeln!(f, "root     {}, changes go to memory and end with it", Plain(&self.rootfs))?;
+        for mount in &self.mounts {
+            match mount {
+                Mount::Bind { source, target, access, presence } => {
+                    write!(f, "mount    {}", Plain(target))?;
+                    if source != target {
+                        write!(f, " from {}", Plain(source))?;
+                    }
+                    if *access == Access::ReadOnly {
+                        f.write_str(", read-only")?;
+                    }
+                    f.write_str(if *presence == Presence::Optional { ", if there" } else { "" })?;
+                    f.write_str("\n")?;
+                }
+                Mount::File { target, content } => {
+                    writeln!(f, "file     {} ({} bytes)", Plain(target), content.len())?;
+                }
+            }
+        }
+        for (name, value) in &self.env {
+            writeln!(f, "env      {}={}", Plain(name), Plain(value))?;
+        }
+        match &self.workdir {
+            Workdir::Exactly(dir) => writeln!(f, "workdir  {}", Plain(dir))?,
+            Workdir::FirstOf(dirs) => {
+                f.write_str("workdir  ")?;
+                for (n, dir) in dirs.iter().enumerate() {
+                    write!(f, "{}{}", if n == 0 { "" } else { ", else " }, Plain(dir))?;
+                }
+                f.write_str("\n")?;
+            }
+        }
+        f.write_str("command ")?;
+        for arg in &self.argv {
+            write!(f, " {}", Plain(arg))?;
+        }
+        f.write_str("\n")
+    }
+}
+
+/// Text from outside: in quotes and with escapes as soon as it is more than plain words
+/// (SECURITY R17).
+struct Plain<T>(T);
+
+impl<T: AsRef<OsStr>> fmt::Display for Plain<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.as_ref();
+        let is_plain = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
+        if text.as_bytes().iter().all(is_plain) {
+            write!(f, "{}", text.display())
+        } else {
+            write!(f, "{text:?}")
+        }
+    }
+}
