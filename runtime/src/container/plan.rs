@@ -399,10 +399,223 @@ impl<T: AsRef<OsStr>> fmt::Display for Plain<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.0.as_ref();
         let is_plain = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
-        if text.as_bytes().iter().all(is_plain) {
+        if !text.is_empty() && text.as_bytes().iter().all(is_plain) {
             write!(f, "{}", text.display())
         } else {
             write!(f, "{text:?}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(run: &str) -> Image {
+        Image {
+            reference: "busybox".parse().unwrap(),
+            digest: Digest::of(b""),
+            config: serde_json::from_str(&format!(r#"{{"config":{run}}}"#)).unwrap(),
+            rootfs: "/shm/trees/e3b0".into(),
+        }
+    }
+
+    fn config(mounts: &[&str]) -> Config {
+        Config {
+            store: "/store".into(),
+            node_dir: "/shm".into(),
+            check_diff_ids: true,
+            mounts: mounts.iter().map(|&mount| mount.to_owned()).collect(),
+            registries: vec![],
+            origin: None,
+        }
+    }
+
+    fn host(cwd: &str) -> Host {
+        Host {
+            uid: Uid::from_raw(1234),
+            gid: Gid::from_raw(100),
+            user: "ada".into(),
+            home: Some("/home/ada".into()),
+            shell: "/bin/zsh".into(),
+            groups: vec![(Gid::from_raw(100), "users".into())],
+            cwd: Some(cwd.into()),
+            files: vec![("/etc/hosts".into(), b"127.0.0.1 localhost\n".into())],
+        }
+    }
+
+    fn options(command: Command) -> Options {
+        Options { command, workdir: None, script: None, mounts: vec![] }
+    }
+
+    fn words(words: &[&str]) -> Vec<OsString> {
+        words.iter().map(OsString::from).collect()
+    }
+
+    fn given(argv: &[&str]) -> Options {
+        options(Command::Given(words(argv)))
+    }
+
+    fn composed(image: &Image, options: &Options, host: &Host, env: &[(&str, &str)]) -> Plan {
+        let env = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        compose(image, options, &config(&[]), host, env, &Facts::default()).unwrap()
+    }
+
+    /// What is bound, in order.
+    fn targets(plan: &Plan) -> Vec<&str> {
+        fn target(mount: &Mount) -> Option<&str> {
+            match mount {
+                Mount::Bind { target, .. } => target.to_str(),
+                Mount::File { .. } => None,
+            }
+        }
+        plan.mounts.iter().filter_map(target).collect()
+    }
+
+    #[test]
+    fn a_plan_reads_well() {
+        let image = image(r#"{"Env":["PATH=/bin"],"Cmd":["sh"],"WorkingDir":"/work"}"#);
+        let env = [("SLURM_JOB_ID", "17"), ("LD_PRELOAD", "/x.so"), ("NOTE", "two words\u{1b}[1m")];
+        let mut options = given(&["./a.out", "-n", "two words", ""]);
+        options.script = Some("/var/spool/job00017/slurm_script".into());
+        let site = config(&["/sw:/opt/site:ro", "/scratch"]);
+        let env = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        let host = host("/scratch/ada");
+        let plan = compose(&image, &options, &site, &host, env, &Facts::default()).unwrap();
+        assert_eq!(
+            plan.to_string(),
+            r#"image    docker.io/library/busybox:latest (sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855)
+ids      uid 1234 gid 100, as on the host
+root     /shm/trees/e3b0, changes go to memory and end with it
+file     /etc/hosts (20 bytes)
+file     /etc/nsswitch.conf (132 bytes)
+file     /etc/passwd (37 bytes)
+file     /etc/group (16 bytes)
+mount    /proc
+mount    /sys, read-only
+mount    /dev
+mount    /tmp, if there
+mount    /home/ada, if there
+mount    /scratch/ada, if there
+mount    /var/spool/job00017/slurm_script, read-only
+mount    /opt/site from /sw, read-only, if there
+mount    /scratch, if there
+env      HOME=/home/ada
+env      NOTE="two words\u{1b}[1m"
+env      PATH=/bin
+env      SHELL=/bin/sh
+env      SLURM_JOB_ID=17
+workdir  /scratch/ada, else /work, else /
+command  ./a.out -n "two words" ""
+"#
+        );
+    }
+
+    #[test]
+    fn the_working_directory_is_mounted_once_and_hides_nothing() {
+        let system = ["/proc", "/sys", "/dev", "/tmp", "/home/ada"];
+        for (cwd, is_taken, mounted) in [
+            ("/scratch/x", false, Some("/scratch/x")),
+            ("/scratch/x", true, None),
+            ("/home/ada/x", false, None),
+            ("/home", false, Some("/home")),
+            ("/tmp", false, None),
+            ("/dev/shm/x", false, None),
+            ("/", false, None),
+        ] {
+            let facts = Facts { cwd_is_taken: is_taken, ..Facts::default() };
+            let host = host(cwd);
+            let plan =
+                compose(&image("{}"), &given(&["a"]), &config(&[]), &host, vec![], &facts).unwrap();
+            let expected: Vec<&str> = system.into_iter().chain(mounted).collect();
+            assert_eq!(targets(&plan), expected, "{cwd}");
+        }
+    }
+
+    #[test]
+    fn pmix_gets_its_directory() {
+        let env = [("PMIX_SERVER_TMPDIR", "/var/spool/slurmd/pmix.17.0")];
+        let plan = composed(&image("{}"), &given(&["a"]), &host("/"), &env);
+        assert_eq!(targets(&plan).last(), Some(&"/var/spool/slurmd/pmix.17.0"));
+        let plan = composed(&image("{}"), &given(&["a"]), &host("/"), &[(PMIX_DIR_VAR, "/tmp/x")]);
+        assert_eq!(targets(&plan).last(), Some(&"/home/ada"));
+    }
+
+    #[test]
+    fn commands_are_slurms_or_dockers() {
+        let full = image(r#"{"Entrypoint":["/init","--"],"Cmd":["serve"]}"#);
+        let plain = image(r#"{"Cmd":["sh"]}"#);
+        for (label, image, command, argv) in [
+            ("srun", &full, Command::Given(words(&["a", "b"])), Some(vec!["a", "b"])),
+            ("docker run", &full, Command::Image(vec![]), Some(vec!["/init", "--", "serve"])),
+            ("docker run a", &full, Command::Image(words(&["a"])), Some(vec!["/init", "--", "a"])),
+            ("no entrypoint", &plain, Command::Image(words(&["a"])), Some(vec!["a"])),
+            ("Cmd alone", &plain, Command::Image(vec![]), Some(vec!["sh"])),
+            ("nothing at all", &image("{}"), Command::Image(vec![]), None),
+            ("srun without", &full, Command::Given(vec![]), None),
+        ] {
+            let options = options(command);
+            let host = host("/");
+            match compose(image, &options, &config(&[]), &host, vec![], &Facts::default()) {
+                Ok(plan) => assert_eq!(Some(words(&argv.unwrap())), Some(plan.argv), "{label}"),
+                Err(e) => {
+                    assert!(argv.is_none() && matches!(e, Error::NoCommand { .. }), "{label}")
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn home_is_the_callers_if_it_is_mounted() {
+        let home_of = |plan: &Plan| {
+            plan.env.iter().find(|(name, _)| name == "HOME").map(|(_, home)| home.clone())
+        };
+        let (bare, own) = (image("{}"), image(r#"{"Env":["HOME=/root"]}"#));
+        let mut homeless = host("/");
+        homeless.home = None;
+        for (image, host, expected) in
+            [(&own, &host("/"), "/home/ada"), (&bare, &homeless, "/"), (&own, &homeless, "/root")]
+        {
+            let plan = composed(image, &given(&["a"]), host, &[("HOME", "/home/ada")]);
+            assert_eq!(home_of(&plan), Some(expected.into()));
+        }
+    }
+
+    #[test]
+    fn nul_bytes_are_refused() {
+        let run = r#"{"Env":["A=\u0000"]}"#;
+        let facts = Facts::default();
+        for (image, options) in [(image(run), given(&["a"])), (image("{}"), given(&["a\0"]))] {
+            let plan = compose(&image, &options, &config(&[]), &host("/"), vec![], &facts);
+            assert!(matches!(plan, Err(Error::Nul { .. })));
+        }
+    }
+
+    #[test]
+    fn mounts_are_read_or_refused() {
+        for (spec, expected) in [
+            ("/a", "/a:/a"),
+            ("/a:/b", "/a:/b"),
+            ("/a:/b:ro", "/a:/b:ro"),
+            ("/a:/b:rw", "/a:/b"),
+            ("/a:/b/", "/a:/b/"),
+        ] {
+            assert_eq!(spec.parse::<MountSpec>().unwrap().to_string(), expected);
+        }
+        for (spec, problem) in [
+            ("", "absolute"),
+            ("a:/b", "absolute"),
+            ("/a:b", "absolute"),
+            ("/a:", "absolute"),
+            ("/a:/", "over the root"),
+            ("/", "over the root"),
+            ("/a:/b:rx", "ro or rw"),
+            ("/a:/b:ro:x", "SOURCE[:TARGET"),
+            ("/a:/b/../c", ".."),
+            ("/a\0:/b", "SOURCE"),
+        ] {
+            let error = spec.parse::<MountSpec>().expect_err(spec).to_string();
+            assert!(error.contains(problem), "{spec:?}: {error}");
         }
     }
 }

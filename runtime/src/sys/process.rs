@@ -1,11 +1,12 @@
 //! What a process inherits without wanting it.
 
-use std::mem::MaybeUninit;
-
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 /// Kernel signals run from 1 to 64 on every architecture that Slurm runs on (signal(7)).
 const LAST_SIGNAL: libc::c_int = 64;
+
+/// `sizeof(sigset_t)` of the kernel's, in bytes.
+const SIGSET_SIZE: usize = 8;
 
 /// Restores every signal's default action and unblocks all.
 ///
@@ -13,13 +14,23 @@ const LAST_SIGNAL: libc::c_int = 64;
 /// blocked; both survive `execve`. Meant for the first lines of `main`: it also takes away the
 /// message that Rust prints on a stack overflow.
 pub fn reset_signals() {
+    // SIG_DFL, no flags, no restorer, an empty mask: in every architecture's layout it is zeroes.
+    let default = [0_u64; 8];
     for signal in 1..=LAST_SIGNAL {
-        // SAFETY: all zeroes is a valid `struct sigaction`: SIG_DFL, no flags, an empty mask.
-        let default: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
-        // SAFETY: `default` outlives the call; no handler is installed, so nothing can run in a
-        // signal's context. SIGKILL, SIGSTOP and libc's own two refuse with EINVAL, which is
-        // right: they cannot have been changed.
-        unsafe { libc::sigaction(signal, &raw const default, std::ptr::null_mut()) };
+        // Not libc's sigaction(3): that refuses the two signals which it keeps to itself, and they
+        // too can come ignored from a parent.
+        // SAFETY: `default` outlives the call and is larger than any kernel's `struct sigaction`;
+        // nothing is written back, and no handler is installed that could run. SIGKILL and SIGSTOP
+        // refuse with EINVAL, which is right: they cannot have been changed.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                SIGSET_SIZE,
+            )
+        };
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
         .expect("SIG_SETMASK and an empty set are valid arguments");
