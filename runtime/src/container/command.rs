@@ -2,14 +2,19 @@
 
 use std::{
     convert::Infallible,
+    env,
     ffi::{CString, OsStr, OsString},
     fs::{self, File},
-    io::Read,
-    os::unix::{
-        ffi::{OsStrExt, OsStringExt},
-        fs::{OpenOptionsExt, PermissionsExt},
+    io::{self, Read},
+    os::{
+        fd::AsFd,
+        unix::{
+            ffi::{OsStrExt, OsStringExt},
+            fs::{OpenOptionsExt, PermissionsExt},
+        },
     },
     path::{Path, PathBuf},
+    slice,
 };
 
 use nix::{
@@ -31,9 +36,9 @@ pub(super) fn exec(plan: &Plan) -> Result<Infallible, Error> {
     let argv: Vec<CString> = plan.argv.iter().map(|arg| c_string(arg)).collect();
     // POSIX has the starter of a program say where it starts; shells believe it if it is true.
     let pwd = (OsString::from("PWD"), cwd.into_os_string());
-    let env = plan.env.iter().filter(|(name, _)| name != "PWD").chain([&pwd]);
-    let env: Vec<CString> = env.map(|(name, value)| c_string(&variable(name, value))).collect();
-    let Err(errno) = execve(&c_string(path.as_os_str()), &argv, &env);
+    let vars = plan.env.iter().filter(|(name, _)| name != "PWD").chain([&pwd]);
+    let vars: Vec<CString> = vars.map(|(name, value)| c_string(&variable(name, value))).collect();
+    let Err(errno) = execve(&c_string(path.as_os_str()), &argv, &vars);
     Err(not_executable(plan, &path, errno))
 }
 
@@ -44,28 +49,26 @@ fn enter_workdir(plan: &Plan) -> Result<PathBuf, Error> {
         .map_err(|e| io_error("open", "/")(e.into()))?;
     let enter = |path: &Path| {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-        let dir = beneath::open(std::os::fd::AsFd::as_fd(&root), path, flags, Mode::empty())?;
+        let dir = beneath::open(root.as_fd(), path, flags, Mode::empty())?;
         fchdir(dir)?;
         match getcwd()? {
             cwd if cwd.is_absolute() => Ok(cwd),
-            _ => Err(std::io::Error::other("it lies outside of the container")),
+            _ => Err(io::Error::other("it lies outside of the container")),
         }
     };
-    let (path, source) = match &plan.workdir {
-        Workdir::Exactly(path) => match enter(path) {
+    let candidates = match &plan.workdir {
+        Workdir::Exactly(path) => slice::from_ref(path),
+        Workdir::FirstOf(paths) => paths,
+    };
+    let mut refused = None;
+    for path in candidates {
+        match enter(path) {
             Ok(cwd) => return Ok(cwd),
-            Err(e) => (path, e),
-        },
-        Workdir::FirstOf(paths) => {
-            // The last is `/`: that the others are not there is what they are tried for.
-            let (last, others) = paths.split_last().expect("a plan ends its list with /");
-            match others.iter().find_map(|path| enter(path).ok()).map_or_else(|| enter(last), Ok) {
-                Ok(cwd) => return Ok(cwd),
-                Err(e) => (last, e),
-            }
+            Err(e) => refused = Some((path.clone(), e)),
         }
-    };
-    Err(Error::Workdir { path: path.clone(), image: plan.image.to_string(), source })
+    }
+    let (path, source) = refused.expect("a plan names at least one directory");
+    Err(Error::Workdir { path, image: plan.image.to_string(), source })
 }
 
 /// Finds the command as a shell does: along the container's `PATH`, unless its name has a slash.
@@ -84,7 +87,7 @@ fn find(plan: &Plan) -> Result<PathBuf, Error> {
     let path = path.unwrap_or_default();
     let mut refused = None;
     // An empty name is looked for nowhere: with each directory it would name the directory.
-    for dir in std::env::split_paths(path).filter(|_| !name.is_empty()) {
+    for dir in env::split_paths(path).filter(|_| !name.is_empty()) {
         let file = dir.join(name);
         let Ok(meta) = fs::metadata(&file) else { continue };
         if meta.is_file() && meta.permissions().mode() & 0o111 != 0 {
@@ -110,7 +113,7 @@ fn not_executable(plan: &Plan, path: &Path, errno: Errno) -> Error {
             None => format!("its dynamic linker is not in {}", plan.image),
         },
         Errno::ENOEXEC if head.starts_with(b"\x7fELF") => {
-            format!("it is a program for another machine than {}", std::env::consts::ARCH)
+            format!("it is a program for another machine than {}", env::consts::ARCH)
         }
         Errno::ENOEXEC => "neither a program nor a script that begins with #!".to_owned(),
         Errno::EACCES if path.is_dir() => "it is a directory".to_owned(),

@@ -7,7 +7,7 @@
 //! ```
 
 use std::{
-    fs::{DirBuilder, File},
+    fs::{self, DirBuilder, File},
     io,
     os::{
         fd::{AsFd, OwnedFd},
@@ -25,6 +25,7 @@ use nix::{
     sched::{CloneFlags, unshare},
     sys::{
         stat::{Mode, SFlag, fstat, mkdirat, umask},
+        statvfs::{FsFlags, fstatvfs},
         utsname::uname,
     },
     unistd::{chdir, chroot, fchdir, getuid, pivot_root},
@@ -89,7 +90,7 @@ fn new_namespaces(plan: &Plan) -> Result<(), Error> {
         .map_err(no_namespace)?;
     let write = |file: &str, text: &str| {
         // The kernel wants each map in one write. Files of /proc are never created.
-        std::fs::write(Path::new("/proc/self").join(file), text)
+        fs::write(Path::new("/proc/self").join(file), text)
     };
     // user_namespaces(7): without setgroups denied, an unprivileged gid_map is refused. It also
     // keeps the job's supplementary groups as they are (SECURITY R23).
@@ -118,7 +119,7 @@ pub(super) fn retry_while_reaped(mut call: impl FnMut() -> nix::Result<()>) -> R
 /// Words a refusal. The errno says little; a setting is named if it was read and explains it.
 fn no_namespace(errno: Errno) -> Error {
     let setting = |path: &str| {
-        let text = std::fs::read_to_string(Path::new("/proc/sys").join(path)).ok()?;
+        let text = fs::read_to_string(Path::new("/proc/sys").join(path)).ok()?;
         text.trim().parse::<i64>().ok()
     };
     let limit = |name: &str| setting(&format!("user/{name}")).filter(|_| errno == Errno::ENOSPC);
@@ -147,28 +148,27 @@ fn no_namespace(errno: Errno) -> Error {
 
 /// Clones the source of each bind mount; `None` for one that is not there and need not be.
 fn clone_trees(plan: &Plan) -> Result<Vec<Option<OwnedFd>>, Error> {
-    let clone = |mount: &Mount| {
-        let Mount::Bind { source, target, access, presence } = mount else { return Ok(None) };
-        let mounted = open_tree(source).and_then(|tree| {
-            match access {
-                Access::ReadWrite => {}
-                // Before 5.12 there is no such call: see `fill`.
-                Access::ReadOnly => match mount_setattr_readonly(tree.as_fd()) {
-                    Err(e) if errno(&e) == Errno::ENOSYS => {}
-                    other => other?,
-                },
-            }
-            Ok(tree)
-        });
-        match mounted {
+    let clone = |mount: &Mount| match mount {
+        Mount::File { .. } => Ok(None),
+        Mount::Bind { source, target, access, presence } => match clone_tree(source, *access) {
             Ok(tree) => Ok(Some(tree)),
             Err(e) if *presence == Presence::Optional && is_absent(&e) => Ok(None),
-            Err(source_error) => {
-                Err(Error::Mount { from: source.clone(), to: target.clone(), source: source_error })
-            }
-        }
+            Err(e) => Err(mount_error(source, target)(e)),
+        },
     };
     plan.mounts.iter().map(clone).collect()
+}
+
+fn clone_tree(source: &Path, access: Access) -> io::Result<OwnedFd> {
+    let tree = open_tree(source)?;
+    if access == Access::ReadOnly {
+        match mount_setattr_readonly(tree.as_fd()) {
+            // Before 5.12 there is no such call: see `attach`.
+            Err(e) if errno(&e) == Errno::ENOSYS => {}
+            other => other?,
+        }
+    }
+    Ok(tree)
 }
 
 fn is_absent(error: &io::Error) -> bool {
@@ -230,19 +230,16 @@ fn fill(plan: &Plan, root: &OwnedFd, trees: Vec<Option<OwnedFd>>) -> Result<(), 
     for (mount, tree) in plan.mounts.iter().zip(trees) {
         match (mount, tree) {
             (Mount::File { target, content }, _) => {
-                root.write(target, content).map_err(no_target(plan, target))?;
+                root.write(target, content).map_err(target_error(plan, target))?;
             }
             (Mount::Bind { source, target, access, .. }, Some(tree)) => {
-                let is_dir = fstat(&tree)
-                    .is_ok_and(|stat| stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits());
-                let place = if is_dir { root.directory(target) } else { root.file(target) };
-                let place = place.map_err(no_target(plan, target))?;
-                let mounted = move_mount(tree.as_fd(), place.as_fd());
-                mounted.and_then(|()| ensure_access(&tree, *access)).map_err(|e| Error::Mount {
-                    from: source.clone(),
-                    to: target.clone(),
-                    source: e,
-                })?;
+                let place = if is_directory(&tree).map_err(mount_error(source, target))? {
+                    root.directory(target)
+                } else {
+                    root.file(target)
+                };
+                let place = place.map_err(target_error(plan, target))?;
+                attach(&tree, &place, *access).map_err(mount_error(source, target))?;
             }
             (Mount::Bind { .. }, None) => {}
         }
@@ -250,16 +247,26 @@ fn fill(plan: &Plan, root: &OwnedFd, trees: Vec<Option<OwnedFd>>) -> Result<(), 
     Ok(())
 }
 
-/// A mount that could not be made read-only before it was in place is made so now.
-fn ensure_access(tree: &OwnedFd, access: Access) -> io::Result<()> {
-    use nix::sys::statvfs::{FsFlags, fstatvfs};
+fn attach(tree: &OwnedFd, place: &OwnedFd, access: Access) -> io::Result<()> {
+    move_mount(tree.as_fd(), place.as_fd())?;
+    // What could not be made read-only before it was in place is made so now.
     if access == Access::ReadOnly && !fstatvfs(tree)?.flags().contains(FsFlags::ST_RDONLY) {
         remount_readonly(tree.as_fd())?;
     }
     Ok(())
 }
 
-fn no_target(plan: &Plan, target: &Path) -> impl FnOnce(io::Error) -> Error {
+fn is_directory(tree: &OwnedFd) -> io::Result<bool> {
+    let kind = SFlag::from_bits_truncate(fstat(tree)?.st_mode) & SFlag::S_IFMT;
+    Ok(kind == SFlag::S_IFDIR)
+}
+
+fn mount_error(source: &Path, target: &Path) -> impl FnOnce(io::Error) -> Error {
+    let (from, to) = (source.to_owned(), target.to_owned());
+    move |source| Error::Mount { from, to, source }
+}
+
+fn target_error(plan: &Plan, target: &Path) -> impl FnOnce(io::Error) -> Error {
     let (path, image) = (target.to_owned(), plan.image.to_string());
     move |source| Error::Target { path, image, source }
 }

@@ -17,7 +17,7 @@ use std::{
 
 use nix::{fcntl::OFlag, sys::stat::Mode, unistd::Gid};
 
-use crate::{host::Host, sys::beneath};
+use crate::{Host, sys::beneath};
 
 /// Largest identity file that is read from an image, in bytes.
 const MAX_FILE: u64 = 1 << 20;

@@ -37,7 +37,7 @@ use nix::{
 };
 
 use super::{Container, Error, Plan, enter, io_error};
-use crate::digest::Digest;
+use crate::Digest;
 
 /// How long a rank that cannot be looked at may stay so. In the middle of `execve` a process
 /// belongs to nobody for a moment (ptrace(2), "dumpable").

@@ -4,6 +4,7 @@ use std::{
     ffi::{OsStr, OsString},
     fmt,
     fs::{self, File},
+    io,
     os::{fd::AsFd, unix::ffi::OsStrExt},
     path::{Component, Path, PathBuf},
     str::FromStr,
@@ -16,7 +17,10 @@ use nix::{
 };
 
 use super::{Command, Error, Options, identity, io_error};
-use crate::{Config, Image, Reference, digest::Digest, environment, host::Host, sys::beneath};
+use crate::{
+    Config, Digest, Host, Image, Reference, environment,
+    sys::{beneath, mount::proc_path},
+};
 
 /// Where Slurm's PMIx server keeps what its clients map; it lies in the spool directory.
 const PMIX_DIR_VAR: &str = "PMIX_SERVER_TMPDIR";
@@ -134,11 +138,11 @@ fn is_taken(root: &File, path: &Path) -> bool {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
     match beneath::open(root.as_fd(), path, flags, Mode::empty()) {
         Ok(dir) => {
-            let path = crate::sys::mount::proc_path(dir.as_fd());
+            let path = proc_path(dir.as_fd());
             // What cannot be listed is not known to be empty.
             fs::read_dir(path).map_or(true, |mut entries| entries.next().is_some())
         }
-        Err(e) => e.kind() != std::io::ErrorKind::NotFound,
+        Err(e) => e.kind() != io::ErrorKind::NotFound,
     }
 }
 
@@ -167,20 +171,22 @@ fn compose(
     let binds = binds(options, config, host, facts, pmix_dir)?;
 
     let home = host.home.clone().filter(|home| is_same_inside(&binds, home));
-    let shell = if facts.has_shell { host.shell.clone() } else { DEFAULT_SHELL.into() };
-    let (script, mut injected) = (options.script.is_some(), vec![("SHELL", shell.clone())]);
-    injected.extend(home.clone().map(|home| ("HOME", home)));
+    let script = options.script.is_some();
     let mut env = environment::compose(
         env.into_iter(),
         &run.env,
         if script { environment::Request::Keep } else { environment::Request::Remove },
         |path| is_same_inside(&binds, path),
-        injected.into_iter().map(|(name, value)| (name.into(), value.into())),
+        home.iter().map(|home| ("HOME".into(), home.into())),
     );
     let home = home.unwrap_or_else(|| "/".into());
-    if !env.iter().any(|(name, _)| name == "HOME") {
-        env.push(("HOME".into(), home.clone().into()));
+    let shell = if facts.has_shell { host.shell.clone() } else { DEFAULT_SHELL.into() };
+    for (name, value) in [("HOME", &home), ("SHELL", &shell)] {
+        if !env.iter().any(|(other, _)| other == name) {
+            env.push((name.into(), value.into()));
+        }
     }
+    env.sort();
     refuse_nul("argument", argv.iter())?;
     refuse_nul("environment", env.iter().flat_map(|(name, value)| [name, value]))?;
 
@@ -231,7 +237,7 @@ fn binds(
             mounts.push(same(path, ReadWrite, Optional));
         }
     }
-    if let Some(script) = &options.script {
+    if let Some(script) = options.script.as_ref().filter(|path| !is_same_inside(&mounts, path)) {
         mounts.push(same(script, ReadOnly, Required));
     }
     for spec in &config.mounts {
