@@ -24,7 +24,7 @@ use nix::{
     unistd::{execve, fchdir, getcwd},
 };
 
-use super::{Error, Plan, Workdir, io_error};
+use super::{Error, Plain, Plan, Workdir, io_error};
 use crate::sys::beneath;
 
 /// Changes directory, gives up privileges for good, and becomes the program.
@@ -97,7 +97,7 @@ fn find(plan: &Plan) -> Result<PathBuf, Error> {
     }
     match refused {
         Some(file) => Err(not_executable(plan, &file, Errno::EACCES)),
-        None => Err(not_found(format!(" (PATH {})", path.display()))),
+        None => Err(not_found(format!(" (PATH {})", Plain(path)))),
     }
 }
 

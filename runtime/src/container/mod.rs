@@ -8,6 +8,23 @@
 //!                              └─ exec ──► the user's program, same pid
 //! ```
 //!
+//! What a launcher does for one rank of a step (for a single run, `plan.build()` is enough):
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let (image, options, config): (runtime::Image, runtime::container::Options, runtime::Config) = todo!();
+//! use runtime::{Host, container};
+//!
+//! let host = Host::probe()?; // before anything of the image can answer in its place
+//! let plan = container::plan(&image, &options, &config, &host, std::env::vars_os())?;
+//! let key = container::join::Key::of_this_task(|name| std::env::var_os(name));
+//! let mut step = container::join::Step::open(&config.node_dir, &key)?;
+//! let container = step.enter(&plan)?;
+//! let error = container.exec(); // does not return if all is well
+//! std::process::exit(error.exit_code().into())
+//! # }
+//! ```
+//!
 //! Invariants:
 //! - One user and one mount namespace per step and node, uid→same uid. Every other namespace is
 //!   the host's: MPI's shared memory, PMI and Slurm's signals need them to be.
@@ -27,8 +44,9 @@ mod plan;
 mod target;
 
 use std::{
-    ffi::OsString,
-    io,
+    ffi::{OsStr, OsString},
+    fmt, io,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
@@ -91,7 +109,7 @@ pub enum Error {
         cause: String,
     },
     /// The kernel does not combine the image with memory on top.
-    #[error("mount overlay on {}: {cause}", rootfs.display())]
+    #[error("mount overlay on {}: {cause}", Plain(rootfs))]
     Overlay {
         /// The image's tree.
         rootfs: PathBuf,
@@ -99,7 +117,7 @@ pub enum Error {
         cause: String,
     },
     /// A mount point cannot be made.
-    #[error("make mount point {} in {image}", path.display())]
+    #[error("make mount point {} in {image}", Plain(path))]
     Target {
         /// Where.
         path: PathBuf,
@@ -109,7 +127,7 @@ pub enum Error {
         source: io::Error,
     },
     /// What is to be mounted is not there, or not to be had.
-    #[error("mount {} → {}", from.display(), to.display())]
+    #[error("mount {} → {}", Plain(from), Plain(to))]
     Mount {
         /// On the host.
         from: PathBuf,
@@ -119,7 +137,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A path for our own use is not as it must be.
-    #[error("use {}: {problem}", path.display())]
+    #[error("use {}: {problem}", Plain(path))]
     Untrusted {
         /// Which.
         path: PathBuf,
@@ -127,7 +145,7 @@ pub enum Error {
         problem: &'static str,
     },
     /// Any other operation on a path.
-    #[error("{op} {}", path.display())]
+    #[error("{op} {}", Plain(path))]
     Io {
         /// Verb and noun.
         op: &'static str,
@@ -154,7 +172,7 @@ pub enum Error {
         text: OsString,
     },
     /// The directory that was asked for cannot be started in.
-    #[error("enter working directory {} in {image}", path.display())]
+    #[error("enter working directory {} in {image}", Plain(path))]
     Workdir {
         /// Which.
         path: PathBuf,
@@ -174,7 +192,7 @@ pub enum Error {
         searched: String,
     },
     /// It is there and cannot be run.
-    #[error("run {}: {cause}", path.display())]
+    #[error("run {}: {cause}", Plain(path))]
     NotExecutable {
         /// Where it was found.
         path: PathBuf,
@@ -198,4 +216,20 @@ impl Error {
 /// Names the operation that failed.
 fn io_error(op: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Io { op, path: path.as_ref().to_owned(), source }
+}
+
+/// Text from outside: in quotes and with escapes as soon as it is more than plain words
+/// (SECURITY R17).
+struct Plain<T>(T);
+
+impl<T: AsRef<OsStr>> fmt::Display for Plain<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.as_ref();
+        let is_plain = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
+        if !text.is_empty() && text.as_bytes().iter().all(is_plain) {
+            write!(f, "{}", text.display())
+        } else {
+            write!(f, "{text:?}")
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! What a container will be, decided before anything is done.
 
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     fmt,
     fs::{self, File},
     io,
@@ -16,7 +16,7 @@ use nix::{
     unistd::{Gid, Uid},
 };
 
-use super::{Command, Error, Options, identity, io_error};
+use super::{Command, Error, Options, Plain, identity, io_error};
 use crate::{
     Config, Digest, Host, Image, Reference, environment,
     sys::{beneath, mount::proc_path},
@@ -394,22 +394,6 @@ impl fmt::Display for Plan {
             write!(f, " {}", Plain(arg))?;
         }
         f.write_str("\n")
-    }
-}
-
-/// Text from outside: in quotes and with escapes as soon as it is more than plain words
-/// (SECURITY R17).
-struct Plain<T>(T);
-
-impl<T: AsRef<OsStr>> fmt::Display for Plain<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.0.as_ref();
-        let is_plain = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
-        if !text.is_empty() && text.as_bytes().iter().all(is_plain) {
-            write!(f, "{}", text.display())
-        } else {
-            write!(f, "{text:?}")
-        }
     }
 }
 
