@@ -1,0 +1,258 @@
+//! In srun, sbatch and salloc: takes `--container` over, and writes the request.
+//!
+//! | `--container=` | | Slurm's option | request |
+//! |---|---|---|---|
+//! | an image | checked; refused here if it is none | cleared | the image |
+//! | `none` | | cleared | none |
+//! | not given | srun in a job: the job's request | | the job's, or none |
+//! | absolute path of an OCI bundle, or not to be seen here | Slurm's own business | left | none |
+//!
+//! The request is always written, since the environment may hold that of a job around this one.
+
+use std::{
+    env,
+    error::Error,
+    ffi::{CStr, OsStr, OsString},
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
+
+use runtime::request::{self, NO_REQUEST, REQUEST_JOB_CONTROL_VAR, REQUEST_VAR, Request};
+use slurm_spank::Context;
+use slurm_sys::ClientOptions;
+
+use crate::{
+    exports::Hook,
+    log,
+    options::{self, CONTAINER},
+    settings::{self, Settings},
+};
+
+/// Slurm's names for its own option, and for the variable that it sets from it.
+const BUILTIN: &CStr = c"container";
+const BUILTIN_VAR: &str = "SLURM_CONTAINER";
+
+/// What a refused job carries. It is no request, so that the job fails on the node should it get
+/// there: Slurm takes no notice of a refusal if plugstack.conf says `optional`.
+const REFUSED: &str = "refused";
+
+/// What the hooks of one client have to remember.
+struct Client {
+    /// The request in the environment that the client was started with.
+    inherited: Option<OsString>,
+    /// The request of an earlier component of a heterogeneous job.
+    written: Option<String>,
+}
+
+/// Filled by [`init`]; empty if that failed.
+static CLIENT: Mutex<Option<Client>> = Mutex::new(None);
+
+/// Why a job is not submitted.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("--container is empty; name an image, or say --container=none for no container")]
+    Empty,
+    #[error("--container={0:?}: not UTF-8; image names are ASCII")]
+    Encoding(OsString),
+    #[error("{0}; write --container=[REGISTRY/]NAME[:TAG], or --container=none for no container")]
+    Image(request::Error),
+    #[error(
+        "the job's container, {REQUEST_VAR} in the environment: {0}; \
+         unset the variable, or name an image with --container"
+    )]
+    Inherited(request::Error),
+    #[error(
+        "--container={0}: cannot be taken over from this Slurm, which hides its options from \
+         plugins; leave it out and use `shifter run` in the job"
+    )]
+    Hidden(String),
+    #[error("--container={0}: cannot be taken over: Slurm does not let go of its own option")]
+    NotCleared(String),
+    #[error(
+        "the components of a heterogeneous job differ in --container; \
+         name one image, or none, for all of them"
+    )]
+    Components,
+    #[error("the plugin could not start; run with -vv for why (tell the administrator)")]
+    NotStarted,
+}
+
+/// Before options are read.
+pub(crate) fn init(hook: &mut Hook<'_>) -> Result<(), Box<dyn Error>> {
+    settings::trip(&hook.args(), "init");
+    // Slurm sets this if its option is given, unless it is set. What is there now is an outer
+    // job's, and would be taken for this one's.
+    hook.unset_client_var(BUILTIN_VAR);
+    options::register(&mut hook.handle)?;
+    lock().get_or_insert(Client { inherited: inherited(hook), written: None });
+    Ok(())
+}
+
+/// After options were read, before the job is made of them; once per component of a heterogeneous
+/// job.
+pub(crate) fn post_opt(hook: &mut Hook<'_>) -> Result<(), Box<dyn Error>> {
+    let builtin = hook.client_options();
+    let typed = typed(hook, builtin.as_ref());
+    let wish = match &typed {
+        Some(value) if is_left_to_slurm(value) => Wish::Nothing,
+        Some(value) => Wish::Typed(value),
+        // An earlier component has written over the variable, so what counts is what init saw.
+        None => match lock().as_ref() {
+            Some(client) => client.inherited.clone(),
+            None => inherited(hook),
+        }
+        .map_or(Wish::Nothing, Wish::Inherited),
+    };
+    hook.asked = wish.is_asked() || earlier_asked();
+
+    let multi_prog = builtin.as_ref().is_some_and(|options| options.is_set(c"multi-prog"));
+    let carrier = wish.carrier(multi_prog)?;
+    if carrier != NO_REQUEST {
+        settings::trip(&hook.args(), "post_opt");
+        Settings::parse(&hook.handle.plugin_argv()?)?;
+    }
+    if let Wish::Typed(value) = wish {
+        clear_builtin(hook, builtin.as_ref(), value)?;
+    }
+    remember(&carrier)?;
+    write(hook, &carrier)
+}
+
+/// Tells the user why, and sees to it that the job cannot run on the bare host.
+pub(crate) fn refuse(hook: &Hook<'_>, why: &str) {
+    log::refusal(why);
+    // The refusal has been told; should this fail too, Slurm still has it in the hook's result.
+    let _ = write(hook, REFUSED);
+}
+
+/// What the user wants, as far as it is ours.
+enum Wish<'a> {
+    /// No container, or one of Slurm's.
+    Nothing,
+    /// The request of the job that this srun is in.
+    Inherited(OsString),
+    /// `--container=` and this.
+    Typed(&'a OsStr),
+}
+
+impl Wish<'_> {
+    /// Tells whether errors count: there is a container, or there was one and is not to be.
+    fn is_asked(&self) -> bool {
+        match self {
+            Wish::Nothing => false,
+            Wish::Inherited(carrier) => carrier != NO_REQUEST,
+            Wish::Typed(_) => true,
+        }
+    }
+
+    /// Checks the wish, and puts it as the request that says it.
+    fn carrier(&self, multi_prog: bool) -> Result<String, Refusal> {
+        let request = match self {
+            Wish::Nothing => None,
+            Wish::Inherited(carrier) => {
+                let read = Request::from_carrier(&carrier.to_string_lossy());
+                read.map_err(Refusal::Inherited)?.map(|(request, _)| request.container)
+            }
+            Wish::Typed(value) => match value.to_str() {
+                None => return Err(Refusal::Encoding((*value).to_owned())),
+                Some("") => return Err(Refusal::Empty),
+                Some(NO_REQUEST) => None,
+                Some(value) => Some(value.to_owned()),
+            },
+        };
+        let Some(container) = request else { return Ok(NO_REQUEST.to_owned()) };
+        // Whether this srun is a --multi-prog one is no matter of the job's that it is in.
+        let carrier = Request { container, multi_prog }.to_carrier();
+        Request::from_carrier(&carrier).map_err(Refusal::Image)?;
+        Ok(carrier)
+    }
+}
+
+/// Returns what the user gave as `--container`, in whichever way.
+fn typed(hook: &Hook<'_>, builtin: Option<&ClientOptions>) -> Option<OsString> {
+    let value = match builtin {
+        Some(options) => options.get(BUILTIN),
+        // Where Slurm's options are out of reach this still tells the value, since init has
+        // unset it.
+        None => env::var_os(BUILTIN_VAR),
+    };
+    value.or_else(|| CONTAINER.value(&hook.handle))
+}
+
+/// Tells whether a value is what Slurm's own `--container` is for: the absolute path of a directory
+/// with a `config.json`, maybe on the nodes only.
+fn is_left_to_slurm(value: &OsStr) -> bool {
+    let path = Path::new(value);
+    path.is_absolute()
+        && match path.try_exists() {
+            Ok(true) => !matches!(path.join("config.json").try_exists(), Ok(false)),
+            Ok(false) | Err(_) => true,
+        }
+}
+
+/// Makes Slurm's option as if never given: the job's description is made of it after this.
+fn clear_builtin(
+    hook: &Hook<'_>,
+    builtin: Option<&ClientOptions>,
+    value: &OsStr,
+) -> Result<(), Refusal> {
+    let shown = || value.to_string_lossy().into_owned();
+    let has_option = env::var_os(BUILTIN_VAR).is_some();
+    match builtin {
+        Some(options) if options.get(BUILTIN).is_some() && !options.reset(BUILTIN) => {
+            return Err(Refusal::NotCleared(shown()));
+        }
+        None if has_option => return Err(Refusal::Hidden(shown())),
+        _ => {}
+    }
+    hook.unset_client_var(BUILTIN_VAR);
+    Ok(())
+}
+
+/// Tells whether an earlier component of a heterogeneous job has a container.
+fn earlier_asked() -> bool {
+    let client = lock();
+    let written = client.as_ref().and_then(|client| client.written.as_deref());
+    written.is_some_and(|carrier| carrier != NO_REQUEST)
+}
+
+/// Keeps the components of a heterogeneous job to one request: they share an environment.
+fn remember(carrier: &str) -> Result<(), Refusal> {
+    let mut client = lock();
+    let Some(client) = client.as_mut() else {
+        return if carrier == NO_REQUEST { Ok(()) } else { Err(Refusal::NotStarted) };
+    };
+    match client.written.replace(carrier.to_owned()) {
+        Some(earlier) if earlier != carrier => Err(Refusal::Components),
+        _ => Ok(()),
+    }
+}
+
+/// Writes the request to where this client's job takes it from.
+fn write(hook: &Hook<'_>, carrier: &str) -> Result<(), Box<dyn Error>> {
+    hook.set_client_var(REQUEST_VAR, carrier);
+    // sbatch and salloc make a variable of this after --export and --export-file have had
+    // their say over the environment.
+    if !hook.is_srun() {
+        hook.handle.job_control_setenv(REQUEST_JOB_CONTROL_VAR, carrier, true)?;
+    }
+    Ok(())
+}
+
+/// Returns the request of the job around: that of an srun in it, salloc's shell included. A new
+/// job takes over nobody's.
+fn inherited(hook: &Hook<'_>) -> Option<OsString> {
+    let in_job = ["SLURM_JOB_ID", "SLURM_JOBID"].iter().any(|name| env::var_os(name).is_some());
+    env::var_os(REQUEST_VAR).filter(|_| hook.is_srun() && in_job)
+}
+
+fn lock() -> std::sync::MutexGuard<'static, Option<Client>> {
+    // A hook that panicked has left it as it was.
+    CLIENT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Hook<'_> {
+    fn is_srun(&self) -> bool {
+        matches!(self.handle.context(), Ok(Context::Local))
+    }
+}
