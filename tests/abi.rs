@@ -538,8 +538,11 @@ fn whatever_is_wrong_the_task_does_not_run_on_the_bare_host() {
 
 #[test]
 fn one_task_of_a_node_speaks_for_all() {
-    let broken = [ALPINE, "plugstack=shifter=/nonexistent", "task=1"];
-    ends(Host::task(Slurm::New, &broken), "");
+    let multi_prog =
+        r#"env=SLURM_SPANK_SHIFTER_REQUEST={"container":"alpine:3","multi_prog":true}"#;
+    for broken in [[ALPINE, "plugstack=shifter=/nonexistent"], [multi_prog, LAUNCHER]] {
+        ends(Host::task(Slurm::Old, &[&broken[..], &["task=1"]].concat()), "");
+    }
 }
 
 // Panics.

@@ -243,11 +243,10 @@ impl Hook<'_> {
         unsafe { env::remove_var(name) }
     }
 
-    /// Puts words in front of the task's command; `None` where Slurm cannot (before 23.11). The
-    /// error is Slurm's number.
-    pub(crate) fn prepend(&self, words: &[CString]) -> Option<Result<(), u32>> {
+    /// Puts words in front of the task's command. The error is Slurm's number.
+    pub(crate) fn prepend(&self, with: &PrependTaskArgv, words: &[CString]) -> Result<(), u32> {
         // SAFETY: the handle is the one of this call.
-        PrependTaskArgv::find().map(|prepend| unsafe { prepend.call(self.spank.cast(), words) })
+        unsafe { with.call(self.spank.cast(), words) }
     }
 
     /// Returns the first word of the task's command, to be read and replaced; `None` if Slurm

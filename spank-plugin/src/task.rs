@@ -26,6 +26,7 @@ use nix::{
     unistd::{AccessFlags, access, gethostname},
 };
 use runtime::request::{self, ARGV0_VAR, REQUEST_VAR, Request, TASK_VAR, Task};
+use slurm_sys::PrependTaskArgv;
 
 use crate::{
     exports::{Hook, exit_task},
@@ -69,10 +70,17 @@ pub(crate) fn init(hook: &mut Hook<'_>) -> Result<(), Box<dyn Error>> {
     settings::trip(&hook.args(), "task_init");
     let settings = Settings::parse(&hook.handle.plugin_argv()?)?;
     check_launcher(&settings.launcher)?;
+    let prepend = PrependTaskArgv::find();
+    if request.multi_prog && prepend.is_none() {
+        return Err(Failure::MultiProg.into());
+    }
     hook.speaks = true;
 
     write_variables(hook, &settings)?;
-    put_in_front(hook, &settings.launcher, request.multi_prog)
+    match prepend {
+        Some(prepend) => prepend_launcher(hook, &prepend, &settings.launcher),
+        None => replace_command(hook, &settings.launcher),
+    }
 }
 
 /// Ends the task, with one line if it is this process's to say it.
@@ -105,17 +113,20 @@ fn write_variables(hook: &Hook<'_>, settings: &Settings) -> Result<(), Box<dyn E
     Ok(())
 }
 
-fn put_in_front(hook: &Hook<'_>, launcher: &Path, multi_prog: bool) -> Result<(), Box<dyn Error>> {
+/// 23.11 and later.
+fn prepend_launcher(
+    hook: &Hook<'_>,
+    prepend: &PrependTaskArgv,
+    launcher: &Path,
+) -> Result<(), Box<dyn Error>> {
     let name = CString::new(launcher.as_os_str().as_bytes())?;
-    let words = [name.clone(), c"launch".into(), c"--".into()];
-    if let Some(prepended) = hook.prepend(&words) {
-        return Ok(
-            prepended.map_err(|code| Failure::Prepend { launcher: launcher.to_owned(), code })?
-        );
-    }
-    if multi_prog {
-        return Err(Failure::MultiProg.into());
-    }
+    let failure = |code| Failure::Prepend { launcher: launcher.to_owned(), code };
+    Ok(hook.prepend(prepend, &[name, c"launch".into(), c"--".into()]).map_err(failure)?)
+}
+
+/// Before 23.11.
+fn replace_command(hook: &Hook<'_>, launcher: &Path) -> Result<(), Box<dyn Error>> {
+    let name = CString::new(launcher.as_os_str().as_bytes())?;
     let command = hook.command().ok_or_else(|| Failure::NoCommand(launcher.to_owned()))?;
     hook.handle.setenv(ARGV0_VAR, command.name(), true)?;
     command.replace(name);
