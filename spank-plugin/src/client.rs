@@ -34,7 +34,7 @@ const BUILTIN_VAR: &str = "SLURM_CONTAINER";
 
 /// What a refused job carries. It is no request, so that the job fails on the node should it get
 /// there: Slurm takes no notice of a refusal if plugstack.conf says `optional`.
-const REFUSED: &str = "refused";
+pub(crate) const REFUSED: &str = "refused";
 
 /// What the hooks of one client have to remember.
 struct Client {

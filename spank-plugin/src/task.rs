@@ -29,6 +29,7 @@ use runtime::request::{self, ARGV0_VAR, REQUEST_VAR, Request, TASK_VAR, Task};
 use slurm_sys::PrependTaskArgv;
 
 use crate::{
+    client,
     exports::{Hook, exit_task},
     log,
     settings::{self, Settings},
@@ -42,6 +43,8 @@ const CONFIG_VAR: &str = "SHIFTER_CONFIG";
 enum Failure {
     #[error("{REQUEST_VAR} in the job's environment: {0}; submit the job again")]
     Request(request::Error),
+    #[error("--container was refused when the job was submitted, and the reason told there")]
+    Refused,
     #[error(
         "container launcher {}: {}; install it, or say where it is by shifter=PATH in \
          plugstack.conf (tell the administrator)", .0.display(), .1.desc()
@@ -65,6 +68,9 @@ pub(crate) fn init(hook: &mut Hook<'_>) -> Result<(), Box<dyn Error>> {
 
     // What can be wrong here is wrong for every task of the node.
     hook.speaks = hook.handle.task_id().map_or(true, |id| id == 0);
+    if carrier == client::REFUSED {
+        return Err(Failure::Refused.into());
+    }
     let read = Request::from_carrier(&carrier.to_string_lossy()).map_err(Failure::Request)?;
     let Some((request, _)) = read else { return Ok(()) };
     settings::trip(&hook.args(), "task_init");
