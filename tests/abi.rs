@@ -333,6 +333,11 @@ fn what_is_no_image_is_refused_before_the_job_exists() {
             "image reference \"/usr\": a path is not an image name; \
                   name an image in a registry",
         ),
+        (
+            "/etc/passwd",
+            "image reference \"/etc/passwd\": a path is not an image name; \
+                  name an image in a registry",
+        ),
     ] {
         is_refused(Host::client(&[&format!("builtin={value}")]), &format!("{why}{write}"));
     }
@@ -549,6 +554,9 @@ fn one_task_of_a_node_speaks_for_all() {
 
 // Panics.
 
+const NOT_STARTED: &str = "the plugin could not start: internal error: \
+                           fault in init, as plugstack.conf asks (tell the administrator)";
+
 #[test]
 fn a_panic_is_nothing_to_a_job_without_a_container() {
     for fault in ["init", "post_opt", "task_init"] {
@@ -573,8 +581,7 @@ fn a_panic_in_the_client_refuses_the_job() {
     };
     let why = "internal error: fault in post_opt, as plugstack.conf asks";
     is_refused(client("post_opt"), why);
-    let why = "the plugin could not start; run with -vv for why (tell the administrator)";
-    is_refused(client("init"), why);
+    is_refused(client("init"), NOT_STARTED);
 }
 
 #[test]
@@ -585,7 +592,7 @@ fn a_panic_in_a_job_with_a_container_refuses_its_steps() {
             .faults()
             .env("SLURM_JOB_ID", "7")
             .env("SLURM_SPANK_SHIFTER_REQUEST", r#"{"container":"alpine:3"}"#),
-        "the plugin could not start; run with -vv for why (tell the administrator)",
+        NOT_STARTED,
     );
 }
 

@@ -14,7 +14,7 @@ use std::{
     error::Error,
     ffi::{CStr, OsStr, OsString},
     path::Path,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use runtime::request::{self, NO_REQUEST, REQUEST_JOB_CONTROL_VAR, REQUEST_VAR, Request};
@@ -47,6 +47,10 @@ struct Client {
 /// Filled by [`init`]; empty if that failed.
 static CLIENT: Mutex<Option<Client>> = Mutex::new(None);
 
+/// What has failed before it was known whether a container is asked for. Slurm has not read the
+/// user's -v by then, so nobody could be told.
+static EARLY_FAILURE: Mutex<String> = Mutex::new(String::new());
+
 /// Why a job is not submitted.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
@@ -73,8 +77,8 @@ enum Refusal {
          name one image, or none, for all of them"
     )]
     Components,
-    #[error("the plugin could not start; run with -vv for why (tell the administrator)")]
-    NotStarted,
+    #[error("the plugin could not start: {0} (tell the administrator)")]
+    NotStarted(String),
 }
 
 /// Before options are read.
@@ -84,7 +88,7 @@ pub(crate) fn init(hook: &mut Hook<'_>) -> Result<(), Box<dyn Error>> {
     // job's, and would be taken for this one's.
     hook.unset_client_var(BUILTIN_VAR);
     options::register(&mut hook.handle)?;
-    lock().get_or_insert(Client { inherited: inherited(hook), written: None });
+    lock(&CLIENT).get_or_insert(Client { inherited: inherited(hook), written: None });
     Ok(())
 }
 
@@ -97,7 +101,7 @@ pub(crate) fn post_opt(hook: &mut Hook<'_>) -> Result<(), Box<dyn Error>> {
         Some(value) if is_left_to_slurm(value) => Wish::Nothing,
         Some(value) => Wish::Typed(value),
         // An earlier component has written over the variable, so what counts is what init saw.
-        None => match lock().as_ref() {
+        None => match lock(&CLIENT).as_ref() {
             Some(client) => client.inherited.clone(),
             None => inherited(hook),
         }
@@ -116,6 +120,12 @@ pub(crate) fn post_opt(hook: &mut Hook<'_>) -> Result<(), Box<dyn Error>> {
     }
     remember(&carrier)?;
     write(hook, &carrier)
+}
+
+/// Keeps quiet about a failure that is nothing to the job, as far as is known.
+pub(crate) fn pass_over(why: &str) {
+    log::debug(why);
+    *lock(&EARLY_FAILURE) = why.to_owned();
 }
 
 /// Tells the user why, and sees to it that the job cannot run on the bare host.
@@ -184,9 +194,11 @@ fn typed(hook: &Hook<'_>, builtin: Option<&ClientOptions>) -> Option<OsString> {
 fn is_left_to_slurm(value: &OsStr) -> bool {
     let path = Path::new(value);
     path.is_absolute()
-        && match path.try_exists() {
-            Ok(true) => !matches!(path.join("config.json").try_exists(), Ok(false)),
-            Ok(false) | Err(_) => true,
+        && match path.metadata() {
+            Ok(data) => {
+                data.is_dir() && !matches!(path.join("config.json").try_exists(), Ok(false))
+            }
+            Err(_) => true,
         }
 }
 
@@ -211,16 +223,19 @@ fn clear_builtin(
 
 /// Tells whether an earlier component of a heterogeneous job has a container.
 fn earlier_asked() -> bool {
-    let client = lock();
+    let client = lock(&CLIENT);
     let written = client.as_ref().and_then(|client| client.written.as_deref());
     written.is_some_and(|carrier| carrier != NO_REQUEST)
 }
 
 /// Keeps the components of a heterogeneous job to one request: they share an environment.
 fn remember(carrier: &str) -> Result<(), Refusal> {
-    let mut client = lock();
+    let mut client = lock(&CLIENT);
     let Some(client) = client.as_mut() else {
-        return if carrier == NO_REQUEST { Ok(()) } else { Err(Refusal::NotStarted) };
+        return match carrier {
+            NO_REQUEST => Ok(()),
+            _ => Err(Refusal::NotStarted(lock(&EARLY_FAILURE).clone())),
+        };
     };
     match client.written.replace(carrier.to_owned()) {
         Some(earlier) if earlier != carrier => Err(Refusal::Components),
@@ -246,9 +261,9 @@ fn inherited(hook: &Hook<'_>) -> Option<OsString> {
     env::var_os(REQUEST_VAR).filter(|_| hook.is_srun() && in_job)
 }
 
-fn lock() -> std::sync::MutexGuard<'static, Option<Client>> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A hook that panicked has left it as it was.
-    CLIENT.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Hook<'_> {

@@ -147,7 +147,7 @@ unsafe fn run(
             }
         };
         if !hook.asked {
-            log::debug(&why);
+            client::pass_over(&why);
             return Ok(());
         }
         refuse(&hook, &why);
