@@ -1,0 +1,57 @@
+# make            build everything
+# make demo       a one-node Slurm cluster, a registry, an image, and srun --container
+# make test       all checks and tests; SHIFTER_TEST_REQUIRE=1 allows none to be skipped
+# make bench      how fast, beside others; BENCH_DIR, BENCH_ROUNDS, BENCH_IMAGES, BENCH_TOOLS
+# make install    into PREFIX, below DESTDIR
+# Root is needed by demo, test and bench (daemons that change users), and to install packages.
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+BENCH_TOOLS ?= ../shared/bench
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+RELEASE := $(TARGET)/release
+export CARGO_TARGET_DIR := $(TARGET)
+export BENCH_DIR ?= $(TARGET)/bench
+export BENCH_TOOLS
+
+.PHONY: all build faults demo test lint bench install clean
+
+all: build
+
+build:
+	$(CARGO) build --release --workspace
+
+# The plugin that fails where it is told to. Never installed; the tests load it.
+faults:
+	$(CARGO) build --release --package shifter-spank --features faults --target-dir $(TARGET)/faults
+
+demo:
+	tests/setup.sh build demo
+	$(MAKE) build
+	$(RELEASE)/demo
+
+test:
+	tests/setup.sh build test
+	$(MAKE) lint
+	$(MAKE) build faults
+	$(CARGO) test --release --workspace
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --document-private-items
+
+bench:
+	tests/setup.sh build bench
+	$(MAKE) build
+	$(RELEASE)/bench
+
+install: build
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/slurm $(DESTDIR)$(PREFIX)/share/shifter
+	install -m 755 $(RELEASE)/shifter $(RELEASE)/shifter-pull $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(RELEASE)/libshifter_spank.so $(DESTDIR)$(PREFIX)/lib/slurm/shifter.so
+	install -m 644 runtime/src/default.toml $(DESTDIR)$(PREFIX)/share/shifter/shifter.toml
+	@echo 'plugstack.conf: required $(PREFIX)/lib/slurm/shifter.so shifter=$(PREFIX)/bin/shifter config=/etc/shifter/shifter.toml'
+
+clean:
+	$(CARGO) clean

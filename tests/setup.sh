@@ -1,0 +1,58 @@
+#!/bin/sh
+# Installs what building, testing, showing and measuring shifter takes, on Debian 12:
+#   tests/setup.sh GROUP..      groups: build test demo bench
+# Does nothing when all of it is there. Needs root only when something is missing.
+set -eu
+
+for group in "${@:?which of build, test, demo, bench?}"; do
+    case $group in
+    build) need="gcc libc6-dev make libclang1-14" ;;
+    demo) need="slurmctld slurmd slurm-client munge docker-registry busybox-static passwd" ;;
+    test) need="slurmctld slurmd slurm-client munge docker-registry busybox-static passwd
+        skopeo umoci bubblewrap apache2-utils openssl findutils util-linux" ;;
+    bench) need="slurmctld slurmd slurm-client munge docker-registry busybox-static passwd
+        skopeo umoci bubblewrap debootstrap curl openssl zstd python3 python3-pip
+        nasm autoconf automake libtool cmake" ;;
+    *) echo "setup: $group: no such group: build, test, demo or bench" >&2; exit 2 ;;
+    esac
+    packages="${packages-} $need"
+done
+
+if ! command -v apt-get >/dev/null; then
+    echo "setup: not a Debian: install what corresponds to:" $packages >&2
+    exit 1
+fi
+missing=
+for package in $packages; do
+    status=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null || true)
+    case " $missing " in *" $package "*) continue ;; esac
+    [ "$status" = installed ] || missing="$missing $package"
+done
+if [ -n "$missing" ]; then
+    if [ "$(id -u)" != 0 ]; then
+        echo "setup: missing:$missing" >&2
+        echo "setup: run this as root, or install them" >&2
+        exit 1
+    fi
+    echo "setup: installing:$missing"
+    # The daemons are started by the tests, each with a configuration of its own. Debian would start
+    # them now, and slurmd would fail for want of one.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        trap 'rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    apt-get install -qq -y --no-install-recommends $missing >/dev/null
+else
+    echo "setup: $*: nothing to install"
+fi
+
+case " $* " in *" build "*)
+    command -v cargo >/dev/null || {
+        echo "setup: cargo not found: install Rust 1.88 or newer (https://rustup.rs)" >&2
+        exit 1
+    } ;;
+esac
