@@ -89,11 +89,10 @@ impl Images {
         let dir = PathBuf::from(setting("BENCH_DIR", "target/bench"));
         fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("make {}: {e}", dir.display()));
         let dir = dir.canonicalize().expect("it was just made");
-        let tools = PathBuf::from(setting("BENCH_TOOLS", "../shared/bench"));
-        match tools.canonicalize() {
+        match Path::new(&setting("BENCH_TOOLS", "")).canonicalize() {
             Ok(tools) => Images::from_tools(&tools, &dir, sandbox),
             Err(_) => {
-                println!("No {}: one image of our own, and no prototype.\n", tools.display());
+                println!("Without BENCH_TOOLS: one image of our own, and no prototype.\n");
                 Images::own(&dir, sandbox)
             }
         }
