@@ -131,12 +131,11 @@ enum Meaning<'a> {
 
 fn meaning(path: &[u8]) -> Meaning<'_> {
     const OPAQUE: &[u8] = b".wh..wh..opq";
-    let (dir, base) = name::split(path);
+    let (_, base) = name::split(path);
     if base == OPAQUE {
         return Meaning::Opaque;
     }
-    let aufs = |component: &[u8]| component.starts_with(b".wh..wh.");
-    if aufs(base) || aufs(dir) || name::components(dir).any(aufs) {
+    if name::components(path).any(|component| component.starts_with(b".wh..wh.")) {
         return Meaning::Ignored;
     }
     base.strip_prefix(b".wh.").map_or(Meaning::Entry, Meaning::Whiteout)

@@ -17,6 +17,24 @@
 //!                     4  hard links that lead through the merged tree are made
 //! ```
 //!
+//! ```
+//! use std::{fs::{self, File}, os::fd::AsFd};
+//! use runtime::layer::{Limits, Tree, expand};
+//!
+//! # let dir = tempfile::tempdir()?;
+//! # let (root, staging) = (dir.path().join("root"), dir.path().join("staging"));
+//! # let stream = std::io::empty();
+//! fs::create_dir(&root)?;
+//! fs::create_dir(&staging)?;
+//! let mut tree = Tree::new(File::open(&root)?.into());
+//! let staging = File::open(&staging)?;
+//! let layer = expand(stream, staging.as_fd(), &Limits::default())?;
+//! tree.merge(staging, layer)?;
+//! let summary = tree.finish()?;
+//! # assert_eq!(summary.files, 0);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! An archive is hostile input, so:
 //!
 //! - A name is bytes. It is cleaned by its letters, `..` ends at the root. Its directory is found

@@ -275,17 +275,15 @@ impl<R: BufRead> Reader<R> {
     /// The sum of all bytes with the checksum's own taken for blanks; some old programs added
     /// signed bytes.
     fn check_sum(&self, header: &Header) -> Result<(), Error> {
-        let bytes = header.as_bytes();
-        let unsigned: i64 = bytes.iter().map(|b| i64::from(*b)).sum();
-        let signed: i64 = bytes.iter().map(|b| i64::from(b.cast_signed())).sum();
-        let field = &header.as_old().cksum;
-        let own: i64 = field.iter().map(|b| i64::from(*b)).sum();
-        let own_signed: i64 = field.iter().map(|b| i64::from(b.cast_signed())).sum();
-        let blanks = 8 * i64::from(b' ');
-        match number(field) {
-            Some(sum) if sum == unsigned - own + blanks => Ok(()),
-            Some(sum) if sum == signed - own_signed + blanks => Ok(()),
-            _ => Err(self.malformed("a header whose checksum is wrong")),
+        let (all, field) = (header.as_bytes(), &header.as_old().cksum);
+        let with_blanks = |sum: fn(&[u8]) -> i64| sum(all) - sum(field) + sum(&[b' '; 8]);
+        let unsigned = |bytes: &[u8]| bytes.iter().map(|b| i64::from(*b)).sum();
+        let signed = |bytes: &[u8]| bytes.iter().map(|b| i64::from(b.cast_signed())).sum();
+        let claimed = number(field);
+        if claimed == Some(with_blanks(unsigned)) || claimed == Some(with_blanks(signed)) {
+            Ok(())
+        } else {
+            Err(self.malformed("a header whose checksum is wrong"))
         }
     }
 

@@ -1,0 +1,266 @@
+//! Layers in a notation of their own, applied to a directory that has something to lose beside it.
+//!
+//! A layer is a list of entries in a string, separated by `;`, a leading word says the type:
+//! `d` directory, `f` file (`f PATH=CONTENT`), `l` symbolic link (`l PATH -> TARGET`), `h` hard
+//! link, `p` fifo, `c` device. `:MODE` after a path gives its mode. A tree is told in the same
+//! notation, sorted by path.
+
+// In a test a panic is the report.
+#![allow(clippy::unwrap_used)]
+
+mod archives;
+mod layers;
+mod peers;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::{self, File, Permissions},
+    io::Read,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{
+            ffi::OsStringExt,
+            fs::{FileTypeExt, MetadataExt, PermissionsExt},
+        },
+    },
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use ::tar::{EntryType, Header};
+
+use super::*;
+
+/// A tar archive in the making.
+#[derive(Clone, Default)]
+struct Tar(Vec<u8>);
+
+/// Everything that one entry can say.
+struct Item<'a> {
+    kind: u8,
+    name: &'a [u8],
+    link: &'a [u8],
+    mode: u32,
+    mtime: u64,
+    content: &'a [u8],
+}
+
+impl Default for Item<'_> {
+    fn default() -> Self {
+        Item { kind: b'0', name: b"f", link: b"", mode: 0o644, mtime: 1_000_000, content: b"" }
+    }
+}
+
+impl Tar {
+    fn item(&mut self, item: &Item<'_>) -> &mut Tar {
+        self.raw(item, |_| {})
+    }
+
+    /// An entry whose header is spoilt before its checksum is made.
+    fn raw(&mut self, item: &Item<'_>, spoil: impl FnOnce(&mut Header)) -> &mut Tar {
+        for (kind, long) in [(b'L', item.name), (b'K', item.link)] {
+            if long.len() > 100 {
+                self.item(&Item { kind, name: b"././@LongLink", content: long, ..Item::default() });
+            }
+        }
+        let mut header = Header::new_gnu();
+        let old = header.as_old_mut();
+        let name = &item.name[..item.name.len().min(100)];
+        old.name[..name.len()].copy_from_slice(name);
+        let link = &item.link[..item.link.len().min(100)];
+        old.linkname[..link.len()].copy_from_slice(link);
+        header.as_old_mut().linkflag = [item.kind];
+        header.set_mode(item.mode);
+        header.set_mtime(item.mtime);
+        header.set_size(item.content.len() as u64);
+        spoil(&mut header);
+        header.set_cksum();
+        self.0.extend_from_slice(header.as_bytes());
+        self.0.extend_from_slice(item.content);
+        self.0.resize(self.0.len().next_multiple_of(512), 0);
+        self
+    }
+
+    /// PAX records for the next entry.
+    fn pax(&mut self, records: &[(&str, &[u8])]) -> &mut Tar {
+        let mut content = Vec::new();
+        for (key, value) in records {
+            let rest = key.len() + value.len() + 3;
+            let length = (1..).find(|n| rest + n.to_string().len() == *n).expect("a length fits");
+            content.extend_from_slice(format!("{length} {key}=").as_bytes());
+            content.extend_from_slice(value);
+            content.push(b'\n');
+        }
+        self.item(&Item { kind: b'x', name: b"pax", content: &content, ..Item::default() })
+    }
+
+    fn end(&mut self) -> &mut Tar {
+        self.0.resize(self.0.len() + 1024, 0);
+        self
+    }
+
+    /// Adds the entries of a layer's notation.
+    fn notation(&mut self, layer: &str) -> &mut Tar {
+        for (index, entry) in layer.split(';').map(str::trim).filter(|e| !e.is_empty()).enumerate()
+        {
+            let (kind, rest) = entry.split_once(' ').expect("a type and a path");
+            let (path, value) = match kind {
+                "f" => rest.split_once('=').unwrap_or((rest, "")),
+                "l" | "h" => rest.split_once(" -> ").expect("a link and its target"),
+                _ => (rest, ""),
+            };
+            let (path, mode) = path.split_once(':').unwrap_or((path, ""));
+            let plain = if kind == "d" { 0o755 } else { 0o644 };
+            let (kind, link, content) = match kind {
+                "d" => (b'5', "", ""),
+                "f" => (b'0', "", value),
+                "l" => (b'2', value, ""),
+                "h" => (b'1', value, ""),
+                "p" => (b'6', "", ""),
+                "c" => (b'3', "", ""),
+                other => panic!("type {other}"),
+            };
+            self.item(&Item {
+                kind,
+                name: path.as_bytes(),
+                link: link.as_bytes(),
+                mode: u32::from_str_radix(mode, 8).unwrap_or(plain),
+                mtime: 1_000_000 + (entry.len() * 100 + index) as u64,
+                content: content.as_bytes(),
+            });
+        }
+        self
+    }
+}
+
+fn layer(notation: &str) -> Tar {
+    Tar::default().notation(notation).end().clone()
+}
+
+/// A tree between a file that must not be read and a directory that must not be changed.
+struct Site {
+    base: tempfile::TempDir,
+    before: Vec<String>,
+}
+
+impl Site {
+    fn new() -> Site {
+        let base = tempfile::tempdir().expect("a temporary directory");
+        let outside = base.path().join("outside");
+        fs::create_dir_all(outside.join("sub")).unwrap();
+        fs::write(outside.join("secret"), "secret").unwrap();
+        fs::write(outside.join("sub/f"), "f").unwrap();
+        let before = tell(&outside);
+        fs::create_dir(base.path().join("root")).unwrap();
+        Site { base, before }
+    }
+
+    fn root(&self) -> PathBuf {
+        self.base.path().join("root")
+    }
+
+    fn expand(&self, index: usize, tar: &[u8]) -> Result<(OwnedFd, Expanded), Error> {
+        let staging = self.base.path().join(format!("staging-{index}"));
+        fs::create_dir(&staging).unwrap();
+        let fd = OwnedFd::from(File::open(&staging).unwrap());
+        // A small buffer, so that entries lie across its ends.
+        let stream = io::BufReader::with_capacity(700, tar);
+        expand(stream, fd.as_fd(), &Limits::default()).map(|expanded| (fd, expanded))
+    }
+
+    fn apply(&self, layers: &[Tar]) -> Result<Summary, Error> {
+        let result = self.apply_unwatched(layers);
+        let now = tell(&self.base.path().join("outside"));
+        assert_eq!(now, self.before, "THE HOST WAS CHANGED: a layer got out of its tree");
+        result
+    }
+
+    fn apply_unwatched(&self, layers: &[Tar]) -> Result<Summary, Error> {
+        let mut tree = Tree::new(File::open(self.root()).unwrap().into());
+        let mut expanded = Vec::new();
+        for (index, tar) in layers.iter().enumerate() {
+            expanded.push(self.expand(index, &tar.0)?);
+        }
+        for (staging, layer) in expanded {
+            tree.merge(staging, layer)?;
+        }
+        tree.finish()
+    }
+}
+
+impl Drop for Site {
+    /// Directories of mode 0000 are beyond what tempfile removes.
+    fn drop(&mut self) {
+        let base = File::open(self.base.path()).unwrap();
+        for entry in fs::read_dir(self.base.path()).unwrap() {
+            remove_tree(base.as_fd(), &entry.unwrap().file_name()).expect("remove a tree");
+        }
+    }
+}
+
+/// What a tree looks like, in the notation.
+fn tell(root: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut seen = HashMap::new();
+    tell_dir(root, Path::new(""), &mut seen, &mut lines);
+    lines
+}
+
+fn tell_dir(root: &Path, dir: &Path, seen: &mut HashMap<u64, PathBuf>, lines: &mut Vec<String>) {
+    let mut names: Vec<_> =
+        fs::read_dir(root.join(dir)).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    for name in names {
+        let path = dir.join(name);
+        let full = root.join(&path);
+        let meta = full.symlink_metadata().unwrap();
+        let (kind, mode) = (meta.file_type(), meta.mode() & 0o7777);
+        let shown = path.display();
+        let with_mode = |plain| {
+            if mode == plain { String::new() } else { format!(":{mode:o}") }
+        };
+        let first = seen.entry(meta.ino()).or_insert_with(|| path.clone());
+        if kind.is_symlink() {
+            let target = fs::read_link(&full).unwrap();
+            lines.push(format!("l {shown} -> {}", target.display()));
+        } else if kind.is_dir() {
+            lines.push(format!("d {shown}{}", with_mode(0o755)));
+            fs::set_permissions(&full, Permissions::from_mode(mode | 0o700)).unwrap();
+            tell_dir(root, &path, seen, lines);
+            fs::set_permissions(&full, Permissions::from_mode(mode)).unwrap();
+        } else if *first != path {
+            lines.push(format!("h {shown} -> {}", first.display()));
+        } else if kind.is_fifo() {
+            lines.push(format!("p {shown}{}", with_mode(0o644)));
+        } else {
+            fs::set_permissions(&full, Permissions::from_mode(mode | 0o400)).unwrap();
+            let content = fs::read(&full).unwrap();
+            fs::set_permissions(&full, Permissions::from_mode(mode)).unwrap();
+            let content = String::from_utf8_lossy(&content);
+            lines.push(format!("f {shown}{}={content}", with_mode(0o644)));
+        }
+    }
+}
+
+/// The times of all but directories: of those, peers keep only some.
+fn times(root: &Path, dir: &Path, told: &mut BTreeMap<PathBuf, i64>) {
+    for entry in fs::read_dir(root.join(dir)).unwrap() {
+        let path = dir.join(entry.unwrap().file_name());
+        let meta = root.join(&path).symlink_metadata().unwrap();
+        if meta.is_dir() {
+            times(root, &path, told);
+        } else {
+            told.insert(path, meta.mtime());
+        }
+    }
+}
+
+fn content_of(tar: &Tar) -> Result<Vec<String>, Error> {
+    let site = Site::new();
+    site.apply(std::slice::from_ref(tar))?;
+    Ok(tell(&site.root()))
+}
+
+fn error_of(tar: &Tar) -> String {
+    content_of(tar).expect_err("it must not be taken").to_string()
+}
