@@ -39,7 +39,8 @@ pub struct Tree {
 impl Tree {
     /// Starts with `root`, an empty directory on the file system of the staging directories. It
     /// gets the mode that the image gives its root directory, often one that does not let its
-    /// owner move it: publish by moving a directory above it.
+    /// owner move it: publish by moving a directory above it. If no layer describes the root it
+    /// keeps the mode that it has.
     pub fn new(root: OwnedFd) -> Tree {
         Tree { root, dirs: Node::default(), summary: Summary::default() }
     }
