@@ -14,6 +14,9 @@ use serde::Deserialize;
 /// Where the site's file is expected; it need not exist.
 pub const DEFAULT_PATH: &str = "/etc/shifter/shifter.toml";
 
+/// The settings as a site's file would say them, each with its comment.
+pub const DEFAULTS: &str = include_str!("default.toml");
+
 /// All settings, resolved for the calling user.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -74,12 +77,12 @@ pub enum Error {
         source: io::Error,
     },
     /// The file is not what it should be.
-    #[error("read configuration {}: {source}", path.display())]
+    #[error("read configuration {}", path.display())]
     Syntax {
         /// Which.
         path: PathBuf,
         /// Line, column and what is wrong.
-        source: toml::de::Error,
+        source: Box<toml::de::Error>,
     },
     /// Neither a setting nor a home directory says where images go.
     #[error("find image store: neither SHIFTER_STORE, XDG_DATA_HOME nor HOME is set")]
@@ -95,12 +98,12 @@ impl Config {
         let (text, origin) = match fs::read_to_string(path) {
             Ok(text) => (text, Some(path.to_owned())),
             Err(e) if e.kind() == io::ErrorKind::NotFound && named.is_none() => {
-                (String::new(), None)
+                (DEFAULTS.to_owned(), None)
             }
             Err(source) => return Err(Error::Read { path: path.to_owned(), source }),
         };
         let file: File = toml::from_str(&text)
-            .map_err(|source| Error::Syntax { path: path.to_owned(), source })?;
+            .map_err(|source| Error::Syntax { path: path.to_owned(), source: source.into() })?;
         let uid = nix::unistd::getuid();
         let store = env("SHIFTER_STORE")
             .map(PathBuf::from)
@@ -117,5 +120,37 @@ impl Config {
             registries: file.registries,
             origin,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_defaults_are_the_defaults() {
+        let documented: File = toml::from_str(DEFAULTS).expect("default.toml");
+        let silent: File = toml::from_str("").expect("empty");
+        assert_eq!(format!("{documented:?}"), format!("{silent:?}"));
+    }
+
+    #[test]
+    fn every_documented_key_is_known() {
+        let all: String = DEFAULTS
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(key) if key.contains(" = ") || key.starts_with("[[") => key,
+                _ => line,
+            })
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        let file: File = toml::from_str(&all).expect(&all);
+        assert!(file.store.is_some() && file.node_dir.is_some() && file.registries.len() == 1);
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_with_its_place() {
+        let error = toml::from_str::<File>("check_diff_id = true").expect_err("typo");
+        assert!(error.to_string().contains("check_diff_id"), "{error}");
     }
 }

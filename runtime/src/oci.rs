@@ -101,6 +101,8 @@ impl std::fmt::Display for Platform {
 /// An image for one platform (manifest.md).
 #[derive(Debug, Clone)]
 pub struct Manifest {
+    /// OCI's or Docker's.
+    pub media_type: String,
     /// The image configuration.
     pub config: Descriptor,
     /// The layers, lowest first.
@@ -127,7 +129,7 @@ pub enum Document {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Not JSON of the expected shape.
-    #[error("not a valid {what}: {source}")]
+    #[error("not a valid {what}")]
     Json {
         /// manifest or configuration.
         what: &'static str,
@@ -223,7 +225,8 @@ impl Document {
                 for layer in &layers {
                     Compression::of(&layer.media_type)?;
                 }
-                Ok(Document::Manifest(Manifest { config, layers }))
+                let media_type = kind.unwrap_or(MANIFEST_TYPES[0]).to_owned();
+                Ok(Document::Manifest(Manifest { media_type, config, layers }))
             }
             _ => Err(Error::Type {
                 what: "manifest",
@@ -412,7 +415,8 @@ mod tests {
             ("<html>".to_owned(), None, "not a valid manifest"),
             (manifest("", layer).replace(D, "sha256:../../etc"), None, "hexadecimal"),
         ] {
-            let error = Document::parse(text.as_bytes(), sent).expect_err(&text).to_string();
+            let error = Document::parse(text.as_bytes(), sent).expect_err(&text);
+            let error = crate::report::chain(&error);
             assert!(error.contains(problem), "{text}: {error}");
         }
     }
@@ -441,6 +445,7 @@ mod tests {
     fn nulls_of_docker_are_empty() {
         let text = r#"{"config":{"Env":null,"Cmd":null,"Labels":null},"rootfs":{"diff_ids":[]}}"#;
         let manifest = Manifest {
+            media_type: String::new(),
             config: Descriptor {
                 media_type: String::new(),
                 digest: Digest::of(b""),

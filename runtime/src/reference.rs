@@ -76,6 +76,11 @@ impl Reference {
         self.tag.as_deref()
     }
 
+    /// The same repository's image of this digest.
+    pub fn pinned(&self, digest: Digest) -> Reference {
+        Reference { digest: Some(digest), ..self.clone() }
+    }
+
     /// The digest, if the name pins one.
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()

@@ -41,7 +41,7 @@ pub struct Request {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Not the JSON that a client of this version writes.
-    #[error("read container request: not understood: {0}")]
+    #[error("read the job's container request: not understood")]
     Syntax(#[from] serde_json::Error),
     /// The image's name is none.
     #[error(transparent)]
@@ -74,6 +74,15 @@ pub struct Task {
     pub pid: u32,
     /// This is the batch script's own step.
     pub batch: bool,
+}
+
+impl Task {
+    /// Reads what `task_init` left for this process, if it did.
+    pub fn of_this_process() -> Option<Task> {
+        let text = std::env::var(TASK_VAR).ok()?;
+        let task: Task = serde_json::from_str(&text).ok()?;
+        (task.pid == std::process::id()).then_some(task)
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,229 @@
+//! From any error to the one line that a user reads, and an exit status.
+//!
+//! `SUBJECT: CAUSE: CAUSE; REMEDY`. Errors are typed where they happen and say what failed; which
+//! remedy is sure to help, and what status the program ends with, is decided here and nowhere else.
+
+use std::{error::Error, fmt, io};
+
+/// Exit status of a failure that is ours and not the program's, as in docker.
+pub const EXIT_RUNTIME: u8 = 125;
+/// Exit status of a command line that is not understood.
+pub const EXIT_USAGE: u8 = 2;
+
+/// What a user is told, and how the program ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// One printable line.
+    pub line: String,
+    /// The exit status.
+    pub exit: u8,
+}
+
+impl Report {
+    /// A failure of ours. `remedy` is empty where none is sure to help.
+    fn runtime(what: &(dyn Error + 'static), remedy: &str) -> Report {
+        Report::line(&chain(what), remedy, EXIT_RUNTIME)
+    }
+
+    fn line(what: &str, remedy: &str, exit: u8) -> Report {
+        let joint = if remedy.is_empty() { "" } else { "; " };
+        Report { line: printable(&format!("{what}{joint}{remedy}")), exit }
+    }
+
+    /// A system call of the program itself that failed.
+    pub fn system(op: &str, error: &io::Error) -> Report {
+        Report::runtime(error, "").during(op)
+    }
+
+    /// Names what was being done when it failed.
+    pub fn during(mut self, what: impl fmt::Display) -> Report {
+        self.line = printable(&format!("{what}: {}", self.line));
+        self
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.line)
+    }
+}
+
+impl From<&crate::reference::ParseError> for Report {
+    fn from(error: &crate::reference::ParseError) -> Report {
+        let remedy = "write [REGISTRY/]REPOSITORY[:TAG][@DIGEST]";
+        Report { exit: EXIT_USAGE, ..Report::runtime(error, remedy) }
+    }
+}
+
+impl From<&crate::request::Error> for Report {
+    fn from(error: &crate::request::Error) -> Report {
+        match error {
+            crate::request::Error::Reference(error) => {
+                Report { exit: EXIT_RUNTIME, ..Report::from(error) }
+            }
+            crate::request::Error::Syntax(_) => Report::runtime(
+                error,
+                "use the same release of Shifter on submit and compute nodes",
+            ),
+        }
+    }
+}
+
+impl From<&crate::config::Error> for Report {
+    fn from(error: &crate::config::Error) -> Report {
+        let remedy = match error {
+            crate::config::Error::Read { .. } => "make it readable, or correct SHIFTER_CONFIG",
+            crate::config::Error::Syntax { .. } => "correct the file",
+            crate::config::Error::NoStore => "set SHIFTER_STORE",
+        };
+        Report::runtime(error, remedy)
+    }
+}
+
+impl From<&crate::container::Error> for Report {
+    fn from(error: &crate::container::Error) -> Report {
+        use crate::container::Error;
+        let remedy = match error {
+            Error::Namespace { .. } => "ask the administrator to let users make user namespaces",
+            Error::Untrusted { .. } => {
+                "set SHIFTER_NODE_DIR to a directory of your own with mode 0700, on a tmpfs"
+            }
+            Error::NoCommand { .. } => "name one",
+            Error::NotFound { .. } => "check its name, or give its path in the image",
+            _ => "",
+        };
+        Report::line(&chain(error), remedy, error.exit_code())
+    }
+}
+
+#[cfg(feature = "pull")]
+impl From<&crate::store::Error> for Report {
+    fn from(error: &crate::store::Error) -> Report {
+        let remedy = match error.op.ends_with("node directory") {
+            true => "set SHIFTER_NODE_DIR to a directory of your own with mode 0700, on a tmpfs",
+            false if error.is_no_space() => {
+                "free space there, or set SHIFTER_STORE to another place"
+            }
+            false => "set SHIFTER_STORE to a directory that you can write to",
+        };
+        Report::runtime(error, remedy)
+    }
+}
+
+#[cfg(feature = "pull")]
+impl From<&crate::pull::Error> for Report {
+    fn from(error: &crate::pull::Error) -> Report {
+        use crate::pull::Error;
+        match error {
+            Error::Registry(error) => Report::runtime(error, &registry_remedy(error)),
+            Error::Store(error) => error.into(),
+            Error::NoSpace { .. } => {
+                Report::runtime(error, "remove images there, or set SHIFTER_NODE_DIR")
+            }
+            Error::StoredBlob { .. } => {
+                Report::runtime(error, "remove that file from the store's blobs and pull again")
+            }
+            Error::DocumentSize { .. } | Error::DiffId { .. } => Report::runtime(
+                error,
+                "the image in the registry is damaged; ask whoever pushed it to push it again",
+            ),
+            Error::Interrupted(signal) => {
+                // As a shell reports it: 128 and the signal's number.
+                Report::line(&chain(error), "", 128u8.wrapping_add(*signal as u8))
+            }
+            Error::Document(_)
+            | Error::Layer { .. }
+            | Error::Inflate { .. }
+            | Error::Cancelled
+            | Error::Threads(_) => Report::runtime(error, ""),
+        }
+    }
+}
+
+#[cfg(feature = "pull")]
+fn registry_remedy(error: &crate::registry::Error) -> String {
+    use crate::registry::Error;
+    match error {
+        Error::Unreachable { registry, fault } if fault.is_tls() => format!(
+            "if it has a private CA or speaks plain http, name that in the [[registry]] {registry} of shifter.toml"
+        ),
+        Error::Unreachable { .. } => {
+            "check its name, the network and the proxy settings".to_owned()
+        }
+        Error::Unauthorized { registry, .. } => {
+            format!("check the name, or log in: skopeo login {registry}")
+        }
+        Error::NotFound { .. } => "check the name and the tag".to_owned(),
+        Error::Digest { .. } | Error::Size { .. } => {
+            "try again; if it stays so, the copy in the registry or a proxy is damaged".to_owned()
+        }
+        Error::Status { status, .. } if status.is_server_error() || status.as_u16() == 429 => {
+            "try again later".to_owned()
+        }
+        Error::Status { .. } | Error::Protocol { .. } => String::new(),
+    }
+}
+
+/// An error and its causes, each said once.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = words(error);
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let words = words(cause);
+        // A transparent error is its own cause.
+        if !text.ends_with(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// One link of the chain; the kernel's reasons without Rust's "(os error N)".
+fn words(error: &(dyn Error + 'static)) -> String {
+    let errno = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+    match errno {
+        Some(errno) => nix::errno::Errno::from_raw(errno).desc().to_lowercase(),
+        // Multi-line accounts, as toml's, in one line.
+        None => error.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
+    }
+}
+
+/// Makes text from outside printable: control and bidirectional formatting characters, which can
+/// rewrite a terminal or hide what is said, are escaped (SECURITY R17).
+pub fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        let bidi = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if c.is_control() || bidi {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_rewrite_a_terminal_is_escaped() {
+        assert_eq!(printable("a\x1b[2Jb\u{202e}c\n"), "a\\u{1b}[2Jb\\u{202e}c\\n");
+        assert_eq!(printable("naïve 漢字"), "naïve 漢字");
+    }
+
+    #[test]
+    fn a_report_names_subject_cause_and_remedy() {
+        let error = "A".parse::<crate::Reference>().expect_err("upper case");
+        let report = Report::from(&error).during("pull A");
+        assert_eq!(report.exit, EXIT_USAGE);
+        assert_eq!(
+            report.line,
+            "pull A: image reference \"A\": repository must be lower-case (position 0); \
+             write [REGISTRY/]REPOSITORY[:TAG][@DIGEST]"
+        );
+    }
+}
