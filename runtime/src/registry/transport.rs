@@ -1,0 +1,331 @@
+//! One request to a registry: its URL, its tries, and what the answer means.
+
+use std::{
+    error::Error as _,
+    fmt, fs,
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use reqwest::{
+    Certificate, Client, Method, Response, StatusCode, Url,
+    header::{ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
+    redirect,
+};
+
+use super::{Error, auth::Auth};
+use crate::{
+    config::Config,
+    reference::{DEFAULT_REGISTRY, Reference},
+    report::printable,
+};
+
+/// Tries of one request, the first included.
+const MAX_TRIES: u32 = 4;
+/// The longest wait that a registry may ask for.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+/// Time to reach the registry.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest silence in the middle of an answer.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(45);
+/// Largest error body that is looked at, in bytes.
+const MAX_ERROR_BODY: usize = 64 << 10;
+
+/// What happened on the way to a registry.
+#[derive(Debug)]
+pub struct Fault(reqwest::Error);
+
+impl From<reqwest::Error> for Fault {
+    fn from(error: reqwest::Error) -> Fault {
+        Fault(error)
+    }
+}
+
+impl Fault {
+    /// Whether the other end could not be shown to be who it should be, or could not speak TLS.
+    pub fn is_tls(&self) -> bool {
+        self.causes().any(|cause| {
+            let text = cause.to_string();
+            text.contains("certificate") || text.contains("TLS") || text.contains("corrupt message")
+        })
+    }
+
+    /// What another try would not change: certificates, redirects.
+    fn is_hopeless(&self) -> bool {
+        self.0.is_redirect() || self.0.is_builder() || self.is_tls()
+    }
+
+    fn causes(&self) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+        let mut next = self.0.source();
+        std::iter::from_fn(move || {
+            let cause = next?;
+            next = cause.source();
+            Some(cause)
+        })
+    }
+}
+
+/// The innermost cause, which is the one that says something.
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_timeout() {
+            return f.write_str("no answer in time");
+        }
+        match self.causes().last() {
+            Some(cause) => f.write_str(&printable(&cause.to_string())),
+            None => f.write_str(&printable(&self.0.to_string())),
+        }
+    }
+}
+
+/// A connection pool to one registry, for one repository.
+#[derive(Debug)]
+pub(super) struct Transport {
+    http: Client,
+    base: Url,
+    registry: String,
+    repository: String,
+    auth: Auth,
+}
+
+impl Transport {
+    pub(super) async fn connect(
+        reference: &Reference,
+        config: &Config,
+    ) -> Result<Transport, Error> {
+        let registry = reference.registry();
+        let settings = config.registries.iter().find(|r| r.host == registry);
+        let http = client(registry, settings)?;
+        // docker.io is a name for people; the API lives elsewhere.
+        let host = if registry == DEFAULT_REGISTRY { "registry-1.docker.io" } else { registry };
+        let url = |scheme: &str| {
+            let text = format!("{scheme}://{host}/v2/{}/", reference.repository());
+            Url::parse(&text).map_err(|e| Error::Protocol {
+                registry: registry.to_owned(),
+                problem: format!("not a host: {e}"),
+            })
+        };
+        let plain = match settings {
+            Some(settings) if settings.plain_http => true,
+            _ => is_loopback(host) && !speaks_tls(&http, url("https")?).await,
+        };
+        let base = url(if plain { "http" } else { "https" })?;
+        let auth = Auth::new(registry, reference.repository(), plain);
+        Ok(Transport {
+            http,
+            base,
+            registry: registry.to_owned(),
+            repository: reference.repository().to_owned(),
+            auth,
+        })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.registry
+    }
+
+    /// Sends a request until it succeeds or is hopeless. `path` is below the repository.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, HeaderValue)],
+    ) -> Result<Response, Error> {
+        let url = self.base.join(path).map_err(|e| Error::Protocol {
+            registry: self.registry.clone(),
+            problem: format!("not a path: {e}"),
+        })?;
+        let mut challenged = false;
+        let mut tries = 1;
+        loop {
+            let mut request = self.http.request(method.clone(), url.clone());
+            for (name, value) in headers {
+                request = request.header(name, value);
+            }
+            let (request, proof) = self.auth.apply(request);
+            let wait = match request.send().await {
+                Ok(response) if response.status().is_success() => return Ok(response),
+                Ok(response) if response.status() == StatusCode::UNAUTHORIZED && !challenged => {
+                    // Also in the middle of a pull: tokens live for minutes, pulls may not.
+                    challenged = true;
+                    self.auth.answer(&self.http, &response, proof).await?;
+                    continue;
+                }
+                Ok(response) if is_transient(response.status()) && tries < MAX_TRIES => {
+                    retry_after(response.headers()).unwrap_or_else(|| backoff(tries))
+                }
+                Ok(response) => return Err(self.refusal(path, response).await),
+                Err(error) => match Fault::from(error) {
+                    fault if tries < MAX_TRIES && !fault.is_hopeless() => backoff(tries),
+                    fault => return Err(self.unreachable(fault)),
+                },
+            };
+            tokio::time::sleep(wait).await;
+            tries += 1;
+        }
+    }
+
+    /// Reads on in an answer's body.
+    pub(super) async fn chunk(&self, response: &mut Response) -> Result<Option<Bytes>, Error> {
+        response.chunk().await.map_err(|error| self.unreachable(error.into()))
+    }
+
+    fn unreachable(&self, fault: Fault) -> Error {
+        Error::Unreachable { registry: self.registry.clone(), fault }
+    }
+
+    async fn refusal(&self, path: &str, response: Response) -> Error {
+        let status = response.status();
+        let registry = self.registry.clone();
+        let what = match path.split_once('/') {
+            Some(("manifests", name)) if name.starts_with("sha256:") => {
+                format!("manifest {name} in {}", self.repository)
+            }
+            Some(("manifests", tag)) => format!("image {}:{tag}", self.repository),
+            Some((_, digest)) => format!("blob {digest} in {}", self.repository),
+            None => path.to_owned(),
+        };
+        match status {
+            StatusCode::NOT_FOUND => Error::NotFound { registry, what },
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Unauthorized {
+                registry,
+                repository: self.repository.clone(),
+                known: self.auth.has_credentials(),
+            },
+            _ => Error::Status { registry, status, what, message: own_words(response).await },
+        }
+    }
+}
+
+fn client(registry: &str, settings: Option<&crate::config::Registry>) -> Result<Client, Error> {
+    let problem = |problem: String| Error::Protocol { registry: registry.to_owned(), problem };
+    let mut headers = HeaderMap::new();
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    let mut builder = Client::builder()
+        .user_agent(concat!("shifter/", env!("CARGO_PKG_VERSION")))
+        .default_headers(headers)
+        .http1_only()
+        .referer(false)
+        .redirect(redirect::Policy::custom(follow))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(IDLE_TIMEOUT);
+    if is_loopback(registry) {
+        builder = builder.no_proxy();
+    }
+    if let Some(path) = settings.and_then(|settings| settings.ca_file.as_deref()) {
+        let pem =
+            fs::read(path).map_err(|e| problem(format!("ca_file {}: {e}", path.display())))?;
+        let certificates = Certificate::from_pem_bundle(&pem)
+            .map_err(|e| problem(format!("ca_file {}: {e}", path.display())))?;
+        builder = builder.tls_certs_merge(certificates);
+    }
+    builder.build().map_err(|e| problem(Fault(e).to_string()))
+}
+
+/// Follows redirects to object stores, but never from TLS to plain text (SECURITY R24). reqwest
+/// drops the credentials wherever host or port change.
+fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    let downgraded = attempt.url().scheme() != "https"
+        && attempt.previous().iter().any(|u| u.scheme() == "https");
+    if attempt.previous().len() > 5 {
+        attempt.error("more than 5 redirects")
+    } else if downgraded {
+        attempt.error("redirected from https to http")
+    } else {
+        attempt.follow()
+    }
+}
+
+/// As in docker, a registry on this machine may speak plain http without being configured.
+fn is_loopback(registry: &str) -> bool {
+    let host = match registry.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => registry,
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// An answer, or a certificate that is not trusted, is TLS; anything else is not. What is wrong
+/// with the connection will be said by the request that follows.
+async fn speaks_tls(http: &Client, url: Url) -> bool {
+    match http.head(url).send().await {
+        Ok(_) => true,
+        Err(error) => {
+            let fault = Fault(error);
+            fault.causes().any(|cause| cause.to_string().contains("certificate"))
+        }
+    }
+}
+
+fn is_transient(status: StatusCode) -> bool {
+    status.is_server_error()
+        || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
+}
+
+/// Seconds or a date (RFC 9110, 10.2.3).
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
+    let wait = match value.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => httpdate::parse_http_date(value).ok()?.duration_since(SystemTime::now()).ok()?,
+    };
+    Some(wait.min(MAX_RETRY_AFTER))
+}
+
+/// Doubles from 200 ms, and spreads by up to a half: many nodes start at the same moment.
+fn backoff(tries: u32) -> Duration {
+    let base = Duration::from_millis(200) * 2u32.pow(tries.min(6) - 1);
+    let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    base.mul_f64(1.0 + f64::from(clock.subsec_nanos() % 1000) / 2000.0)
+}
+
+/// Waits before a broken blob is taken up again.
+pub(super) async fn pause(breaks: u32) {
+    tokio::time::sleep(backoff(breaks)).await;
+}
+
+/// The first error of a registry's JSON (distribution specification, "Error Codes").
+async fn own_words(mut response: Response) -> String {
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        body.extend_from_slice(&chunk);
+        if body.len() > MAX_ERROR_BODY {
+            break;
+        }
+    }
+    let parsed: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    let first = &parsed["errors"][0];
+    let words = first["message"].as_str().or(first["code"].as_str()).unwrap_or_default();
+    printable(&words.chars().take(200).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_known_in_every_spelling() {
+        for yes in ["127.0.0.1:5000", "127.1.2.3", "localhost", "localhost:5000", "[::1]:5000"] {
+            assert!(is_loopback(yes), "{yes}");
+        }
+        for no in ["docker.io", "10.0.0.1:5000", "localhost.example.com", "[::2]:5000"] {
+            assert!(!is_loopback(no), "{no}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_read_in_both_forms_and_bounded() {
+        let wait = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, HeaderValue::from_str(value).expect("ASCII"));
+            retry_after(&headers)
+        };
+        assert_eq!(wait("2"), Some(Duration::from_secs(2)));
+        assert_eq!(wait("86400"), Some(MAX_RETRY_AFTER));
+        let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(30));
+        assert!(wait(&soon).is_some_and(|w| w > Duration::from_secs(20)), "{soon}");
+        assert_eq!(wait("soon"), None);
+    }
+}
