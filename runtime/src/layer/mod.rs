@@ -134,7 +134,7 @@ impl AddAssign for Summary {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The stream failed: network, decompression, digest.
-    #[error("read layer: {0}")]
+    #[error("read layer")]
     Read(#[source] io::Error),
     /// Not a tar archive, or one that readers disagree about.
     #[error("malformed tar archive at {entry}: {problem}")]
@@ -163,7 +163,7 @@ pub enum Error {
         what: &'static str,
     },
     /// The file system's answer.
-    #[error("{op} {entry}: {source}")]
+    #[error("{op} {entry}")]
     System {
         /// What was tried.
         op: &'static str,

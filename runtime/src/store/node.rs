@@ -1,0 +1,253 @@
+//! The node directory: expanded images on this node's tmpfs.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::sys::statvfs::statvfs;
+
+use super::{Blobs, Error};
+use crate::{digest::Digest, layer};
+
+/// The image's root, in its tree. A folder of its own, since an image's root may forbid writing,
+/// and a directory that its owner cannot write to cannot be moved.
+const ROOTFS: &str = "rootfs";
+
+/// The node directory of one user.
+#[derive(Debug, Clone)]
+pub struct Node {
+    root: PathBuf,
+    blobs: Blobs,
+}
+
+impl Node {
+    /// Opens the node directory, and makes it first if need be.
+    ///
+    /// Its name can be guessed and its parent is often world-writable: it is used only if it is a
+    /// directory of the caller that is closed to all others (SECURITY A3).
+    pub fn open(root: &Path) -> Result<Node, Error> {
+        let make = |dir: &Path, recursive| match DirBuilder::new()
+            .mode(0o700)
+            .recursive(recursive)
+            .create(dir)
+        {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                Err(Error::new("create node directory", dir, e))
+            }
+            _ => Ok(()),
+        };
+        make(root, false)?;
+        let metadata = fs::symlink_metadata(root);
+        let metadata = metadata.map_err(|e| Error::new("open node directory", root, e))?;
+        let refuse = |why: &str| {
+            Err(Error::new("open node directory", root, io::Error::other(why.to_owned())))
+        };
+        if !metadata.is_dir() {
+            return refuse("not a directory");
+        }
+        if metadata.uid() != nix::unistd::geteuid().as_raw() {
+            return refuse("belongs to another user");
+        }
+        if metadata.mode() & 0o077 != 0 {
+            return refuse("open to other users; it must have mode 0700");
+        }
+        for dir in ["blobs/sha256", "trees", "partial", "locks", "steps", "mnt"] {
+            make(&root.join(dir), true)?;
+        }
+        Ok(Node { root: root.to_owned(), blobs: Blobs::at(root) })
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// Manifests and configurations of the images that are here.
+    pub fn blobs(&self) -> &Blobs {
+        &self.blobs
+    }
+
+    /// The expanded image whose manifest has this digest, if it is here.
+    pub fn tree(&self, manifest: &Digest) -> Option<PathBuf> {
+        let path = self.root.join("trees").join(manifest.hex()).join(ROOTFS);
+        path.is_dir().then_some(path)
+    }
+
+    /// Bytes that an ordinary user can still write here.
+    pub fn free(&self) -> Result<u64, Error> {
+        let stat = statvfs(&self.root).map_err(|e| Error::new("examine", &self.root, e))?;
+        Ok(stat.blocks_available() as u64 * stat.fragment_size() as u64)
+    }
+
+    /// Becomes the one process on this node that makes the image `manifest`. `waiting` is called
+    /// if another one is at it, before the wait for it.
+    pub fn lock(&self, manifest: &Digest, waiting: impl FnOnce()) -> Result<Lock, Error> {
+        let file = self.lock_file(manifest)?;
+        let failed = |e| Error::new("lock", self.lock_path(manifest), e);
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                waiting();
+                // The kernel lets go of a dead holder's lock: there are no stale ones.
+                file.lock().map_err(failed)?;
+            }
+            Err(TryLockError::Error(e)) => return Err(failed(e)),
+        }
+        Ok(Lock { _file: file, manifest: manifest.clone() })
+    }
+
+    /// Begins to make a tree.
+    pub fn stage(&self, lock: &Lock) -> Result<Stage, Error> {
+        self.sweep(Some(&lock.manifest));
+        let partial = self.root.join("partial");
+        let parent = File::open(&partial).map_err(|e| Error::new("open", &partial, e))?;
+        let name = lock.manifest.hex();
+        let path = partial.join(name);
+        // Whoever made it is gone: the lock is ours.
+        layer::remove_tree(parent.as_fd(), name.as_ref())
+            .map_err(|e| Error::new("remove", &path, e))?;
+        let create = |path: &Path| {
+            DirBuilder::new().mode(0o700).create(path).map_err(|e| Error::new("create", path, e))
+        };
+        create(&path)?;
+        let tree = self.root.join("trees").join(name);
+        Ok(Stage { parent, path, tree, done: false })
+    }
+
+    /// Removes what dead processes left in `partial/`: memory, here. `except` is being made.
+    /// Best effort: nothing depends on it.
+    fn sweep(&self, except: Option<&Digest>) {
+        let Ok(entries) = fs::read_dir(self.root.join("partial")) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let digest = name.to_str().and_then(|hex| Digest::parse(&format!("sha256:{hex}")).ok());
+            let Some(digest) = digest.filter(|digest| Some(digest) != except) else { continue };
+            let Ok(file) = self.lock_file(&digest) else { continue };
+            if file.try_lock().is_ok()
+                && let Ok(parent) = File::open(self.root.join("partial"))
+            {
+                let _ = layer::remove_tree(parent.as_fd(), &name);
+            }
+        }
+    }
+
+    fn lock_path(&self, manifest: &Digest) -> PathBuf {
+        self.root.join("locks").join(manifest.hex())
+    }
+
+    fn lock_file(&self, manifest: &Digest) -> Result<File, Error> {
+        let path = self.lock_path(manifest);
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        file.map_err(|e| Error::new("lock", path, e))
+    }
+}
+
+/// The right to make one image on this node; let go when dropped or when the process ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+    manifest: Digest,
+}
+
+/// A tree in the making. Dropped before [`Stage::commit`], it leaves nothing.
+#[derive(Debug)]
+pub struct Stage {
+    parent: File,
+    path: PathBuf,
+    tree: PathBuf,
+    done: bool,
+}
+
+impl Stage {
+    /// Makes the directory that becomes the image's root, and opens it.
+    pub fn rootfs(&self) -> Result<OwnedFd, Error> {
+        self.create(ROOTFS)
+    }
+
+    /// Makes a directory for passing use, and opens it.
+    pub fn create(&self, name: &str) -> Result<OwnedFd, Error> {
+        let path = self.path.join(name);
+        let open = || -> io::Result<OwnedFd> {
+            DirBuilder::new().mode(0o700).create(&path)?;
+            Ok(File::open(&path)?.into())
+        };
+        open().map_err(|e| Error::new("create", &path, e))
+    }
+
+    /// Removes a directory that has served.
+    pub fn remove(&self, name: &str) -> Result<(), Error> {
+        let remove = || layer::remove_tree(File::open(&self.path)?.as_fd(), name.as_ref());
+        remove().map_err(|e| Error::new("remove", self.path.join(name), e))
+    }
+
+    /// Publishes the image, and returns where its root is.
+    pub fn commit(mut self) -> Result<PathBuf, Error> {
+        fs::rename(&self.path, &self.tree).map_err(|e| Error::new("publish", &self.tree, e))?;
+        self.done = true;
+        Ok(self.tree.join(ROOTFS))
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if !self.done {
+            let name = self.path.file_name().expect("made by joining a name");
+            // Best effort: what stays is removed by the next pull.
+            let _ = layer::remove_tree(self.parent.as_fd(), name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_directory_that_others_can_enter_is_refused() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let root = dir.path().join("node");
+        Node::open(&root).expect("made");
+        Node::open(&root).expect("opened again");
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).expect("chmod");
+        let error = Node::open(&root).expect_err("0755");
+        let error = crate::report::chain(&error);
+        assert!(error.ends_with("it must have mode 0700"), "{error}");
+        fs::remove_dir_all(&root).expect("remove");
+        std::os::unix::fs::symlink(dir.path(), &root).expect("symlink");
+        let error = Node::open(&root).expect_err("link");
+        let error = crate::report::chain(&error);
+        assert!(error.ends_with("not a directory"), "{error}");
+    }
+
+    #[test]
+    fn a_tree_is_complete_or_absent() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let node = Node::open(&dir.path().join("node")).expect("node");
+        let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
+        let lock = node.lock(&one, || panic!("nobody else is here")).expect("lock");
+        let stage = node.stage(&lock).expect("stage");
+        stage.rootfs().expect("rootfs");
+        assert_eq!(node.tree(&one), None);
+        // Another process that died in the middle of another image.
+        fs::create_dir(node.path().join("partial").join(two.hex())).expect("leftover");
+        drop(stage);
+        let left = || fs::read_dir(node.path().join("partial")).expect("partial").count();
+        assert_eq!(left(), 1);
+        let stage = node.stage(&lock).expect("stage");
+        stage.rootfs().expect("rootfs");
+        stage.create("0").expect("layer");
+        stage.remove("0").expect("layer");
+        let tree = stage.commit().expect("commit");
+        assert_eq!(node.tree(&one), Some(tree));
+        assert_eq!(left(), 0, "leftovers stay");
+    }
+}
