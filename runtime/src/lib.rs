@@ -1,4 +1,51 @@
-//! From an image name to a process in that image, as an ordinary user.
+//! From an image's name to a process in that image, as an ordinary user.
+//!
+//! On a cluster, a container has to be on every node of a job within seconds, run as the user who
+//! submitted it, see the node's devices and shared memory, and leave nothing behind. Nothing of
+//! that needs root, a daemon or an image service: a user may talk to a registry, write to a tmpfs,
+//! and have a user namespace. This library does the three, one after the other, and meets in the
+//! middle at one type, [`Image`]: a tree on this node, complete and verified.
+//!
+//! ```no_run
+//! use runtime::{Config, Host, Reference, container, pull};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let reference: Reference = "ubuntu:24.04".parse()?;
+//! let (config, host) = (Config::load()?, Host::probe()?);
+//! let image = pull::ensure(&reference, &config, &mut |event| eprintln!("{event:?}"))?;
+//! let options = container::Options {
+//!     command: container::Command::Image(vec!["cat".into(), "/etc/os-release".into()]),
+//!     workdir: None,
+//!     script: None,
+//!     mounts: Vec::new(),
+//! };
+//! let plan = container::plan(&image, &options, &config, &host, std::env::vars_os())?;
+//! Err(plan.build()?.exec().into()) // only a failure comes back
+//! # }
+//! ```
+//!
+//! | names and shapes | |
+//! |---|---|
+//! | [`reference`], [`digest`], [`oci`] | image names, checksums, the documents that describe images |
+//! | [`config`] | the site's file and the environment |
+//! | [`request`] | what the SPANK plugin's two sides say to each other and to the launcher |
+//! | [`report`] | any error in one line, with the exit status |
+//!
+//! | the network half (feature `pull`) | |
+//! |---|---|
+//! | [`registry`] | the client; the only async code |
+//! | [`layer`] | a tar stream → files under a directory descriptor; layers merged in order |
+//! | [`store`] | what lies where on disk, locks, atomic commit |
+//! | [`pull`] | all of it: name → [`Image`] |
+//!
+//! | the kernel half | |
+//! |---|---|
+//! | [`host`], [`environment`] | who calls, and which variables cross |
+//! | [`container`] | plan, enter, join, exec |
+//! | [`sys`] | the unsafe fence |
+//!
+//! The halves do not know each other; `tests/architecture.rs` sees to that. The SPANK plugin is
+//! built without the network half.
 
 pub mod config;
 pub mod container;
@@ -9,8 +56,15 @@ pub mod image;
 #[cfg(feature = "pull")]
 pub mod layer;
 pub mod oci;
+#[cfg(feature = "pull")]
+pub mod pull;
 pub mod reference;
+#[cfg(feature = "pull")]
+pub mod registry;
+pub mod report;
 pub mod request;
+#[cfg(feature = "pull")]
+pub mod store;
 pub mod sys;
 
 pub use config::Config;

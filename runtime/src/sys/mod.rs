@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 pub mod beneath;
-pub mod xattr;
+pub mod interrupt;
 pub mod mount;
 pub mod process;
+pub mod xattr;

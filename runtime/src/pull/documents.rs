@@ -1,0 +1,89 @@
+//! From a digest to the manifest and the configuration for this machine.
+
+use std::collections::BTreeMap;
+
+use super::{Error, Remote};
+use crate::{
+    digest::Digest,
+    oci::{self, Descriptor, Document, ImageConfig, Manifest, Platform},
+    store::Blobs,
+};
+
+/// How many indexes may stand between a name and its manifest (SECURITY R9).
+const MAX_NESTING: usize = 4;
+
+/// What describes one image, verified.
+pub(super) struct Documents {
+    /// What the name stood for: the digest of an index or of the manifest itself.
+    pub(super) resolved: Digest,
+    /// The digest of the manifest.
+    pub(super) digest: Digest,
+    pub(super) manifest: Manifest,
+    pub(super) config: ImageConfig,
+    /// All of them as they came: indexes, manifest, configuration.
+    pub(super) raw: Vec<(Digest, Vec<u8>)>,
+}
+
+impl Documents {
+    /// The manifest's own descriptor.
+    pub(super) fn descriptor(&self) -> Descriptor {
+        let size = self.raw.iter().find(|(digest, _)| *digest == self.digest);
+        Descriptor {
+            media_type: self.manifest.media_type.clone(),
+            digest: self.digest.clone(),
+            size: size.map_or(0, |(_, bytes)| bytes.len() as u64),
+            platform: None,
+            annotations: BTreeMap::new(),
+        }
+    }
+}
+
+/// Reads the documents, from `local` where they are there, else from the registry.
+pub(super) fn find(
+    resolved: Digest,
+    local: &[&Blobs],
+    remote: &Remote<'_>,
+) -> Result<Documents, Error> {
+    let here = |digest: &Digest| local.iter().find_map(|blobs| blobs.document(digest));
+    let mut raw = Vec::new();
+    let mut digest = resolved.clone();
+    let mut expected_size = None;
+    for _ in 0..MAX_NESTING {
+        let (bytes, content_type) = match here(&digest) {
+            Some(bytes) => (bytes, None),
+            None => {
+                let connected = remote.get()?;
+                let name = digest.as_str();
+                let fetched = connected.executor.block_on(connected.registry.manifest(name))?;
+                (fetched.bytes, fetched.content_type)
+            }
+        };
+        let got = bytes.len() as u64;
+        if let Some(expected) = expected_size.filter(|expected| *expected != got) {
+            return Err(Error::DocumentSize { digest, expected, got });
+        }
+        let document = Document::parse(&bytes, content_type.as_deref())?;
+        raw.push((digest.clone(), bytes));
+        match document {
+            Document::Index(index) => {
+                let chosen = oci::choose(&index, &Platform::host())?;
+                digest = chosen.digest.clone();
+                expected_size = Some(chosen.size);
+            }
+            Document::Manifest(manifest) => {
+                let bytes = match here(&manifest.config.digest) {
+                    Some(bytes) => bytes,
+                    None => {
+                        let connected = remote.get()?;
+                        let fetch = connected.registry.document(&manifest.config);
+                        connected.executor.block_on(fetch)?
+                    }
+                };
+                let config = ImageConfig::parse(&bytes, &manifest)?;
+                raw.push((manifest.config.digest.clone(), bytes));
+                return Ok(Documents { resolved, digest, manifest, config, raw });
+            }
+        }
+    }
+    Err(oci::Error::Ambiguous("indexes within indexes").into())
+}
