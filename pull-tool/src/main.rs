@@ -1,1 +1,5 @@
-fn main() {}
+//! `shifter`: see the library of the same name.
+
+fn main() -> std::process::ExitCode {
+    shifter::main()
+}

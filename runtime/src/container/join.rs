@@ -9,6 +9,7 @@
 //! <node_dir>/steps/<job>.<step>-<parent's pid>-<its start>/      0700
 //!   lock        held by one rank at a time, from open to entered; the kernel drops it at death
 //!   ranks       "pid user-ns mount-ns", a line for each rank that is in
+//!   image       the digest that the image's name stood for when the first rank asked
 //!   failed      exit status and text of what failed for the whole step
 //!   said-…      a message that one rank of this node has printed
 //! ```
@@ -155,6 +156,21 @@ impl Step {
         let _ = self
             .file("failed", OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC)
             .and_then(|mut file| write!(file, "{}\n{}", failure.code, failure.text));
+    }
+
+    /// The digest of the image that the first rank found.
+    pub fn image(&self) -> Option<Digest> {
+        let mut content = String::new();
+        self.file("image", OFlag::O_RDONLY).ok()?.read_to_string(&mut content).ok()?;
+        Digest::parse(&content).ok()
+    }
+
+    /// Tells the ranks that wait which image it is.
+    pub fn set_image(&self, digest: &Digest) {
+        // Where this cannot be written, the others find out by themselves.
+        let _ = self
+            .file("image", OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC)
+            .and_then(|mut file| file.write_all(digest.as_str().as_bytes()));
     }
 
     /// Whether this rank is the one that prints `text`, of all on this node.

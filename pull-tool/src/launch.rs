@@ -1,0 +1,160 @@
+//! What the plugin puts in front of a Slurm task's command.
+//!
+//! It runs on the node, as the user, in the task's own process and cgroup, after TaskProlog. The
+//! first task of a step on a node pulls the image and builds the container, the others join it.
+//! Then the process becomes the user's program.
+
+use std::{env, ffi::OsString, path::PathBuf, process::ExitCode};
+
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::{Pid, gethostname},
+};
+use runtime::{
+    Config, Image, Reference,
+    container::{
+        self, Command, Options,
+        join::{Failure, Key, Step},
+    },
+    host::Host,
+    pull,
+    report::{EXIT_RUNTIME, Report},
+    request::{self, ARGV0_VAR, REQUEST_VAR, Request},
+    store::Node,
+    sys::process::reset_signals,
+};
+
+use crate::output::{self, Progress};
+
+/// A Slurm task that wants to be in a container.
+#[derive(Debug)]
+pub(crate) struct Task {
+    batch: bool,
+    command: Vec<OsString>,
+}
+
+impl Task {
+    /// Whether the plugin has put this process in front of a task's command, and which.
+    pub(crate) fn of_this_process() -> Option<Task> {
+        let task = request::Task::of_this_process()?;
+        let mut arguments = env::args_os();
+        let command = match env::var_os(ARGV0_VAR) {
+            // Slurm before 23.11: our path has taken the place of the command's own.
+            Some(command) => std::iter::once(command).chain(arguments.skip(1)).collect(),
+            // SHIFTER launch -- COMMAND…
+            None => {
+                arguments.find(|argument| argument == "--");
+                arguments.collect()
+            }
+        };
+        Some(Task { batch: task.batch, command })
+    }
+
+    /// Runs the command in its container. Returns only if that fails.
+    pub(crate) fn run(self) -> ExitCode {
+        reset_signals();
+        let node = node_name();
+        let mut step = None;
+        let Err(report) = self.start(&node, &mut step);
+        // 32 tasks on a node need not say it 32 times.
+        if step.as_ref().is_none_or(|step| step.say_once(&report.line)) {
+            output::talk(Some(&node), &report.line);
+        }
+        ExitCode::from(report.exit)
+    }
+
+    fn start(
+        &self,
+        node: &str,
+        opened: &mut Option<Step>,
+    ) -> Result<std::convert::Infallible, Report> {
+        let carrier = env::var_os(REQUEST_VAR).unwrap_or_default();
+        let (_, reference) = Request::from_carrier(&carrier.to_string_lossy())
+            .map_err(|e| Report::from(&e))?
+            .ok_or_else(no_request)?;
+        let config = Config::load().map_err(|e| Report::from(&e))?;
+        let host = Host::probe().map_err(|e| Report::system("look up the calling user", &e))?;
+        Node::open(&config.node_dir).map_err(|e| Report::from(&e))?;
+        let key = Key::of_this_task(|name| env::var_os(name));
+        let step = Step::open(&config.node_dir, &key).map_err(|e| Report::from(&e))?;
+        let step = opened.insert(step);
+        if let Some(failure) = step.failed() {
+            return Err(Report { line: failure.text, exit: failure.code });
+        }
+        let image = image(step, &reference, &config, node).inspect_err(|report| {
+            step.fail(&Failure { code: report.exit, text: report.line.clone() });
+        })?;
+        let options = Options {
+            command: Command::Given(self.command.clone()),
+            workdir: None,
+            script: self.script(),
+            mounts: Vec::new(),
+        };
+        let plan = container::plan(&image, &options, &config, &host, env::vars_os())
+            .map_err(|e| Report::from(&e))?;
+        let container = step.enter(&plan).map_err(|e| Report::from(&e))?;
+        Err(Report::from(&container.exec()))
+    }
+
+    /// slurmd has put the batch script into its spool directory, which no image has.
+    fn script(&self) -> Option<PathBuf> {
+        self.command.first().filter(|_| self.batch).map(PathBuf::from)
+    }
+}
+
+/// The step's image. All of its tasks on this node get the one that the first found, though the
+/// tag may move; only the first asks the registry.
+fn image(step: &Step, reference: &Reference, config: &Config, node: &str) -> Result<Image, Report> {
+    let pinned = match step.image() {
+        Some(digest) => reference.pinned(digest),
+        None => reference.clone(),
+    };
+    let _all_cores = Affinity::widen();
+    let mut progress = Progress::new(reference, Some(node));
+    let image = pull::ensure(&pinned, config, &mut |event| progress.tell(event))
+        .map_err(|e| Report::from(&e).during(format_args!("pull {reference}")))?;
+    step.set_image(&image.digest);
+    // Messages name it as the user did.
+    Ok(Image { reference: reference.clone(), ..image })
+}
+
+fn no_request() -> Report {
+    Report {
+        line: format!(
+            "start task: {REQUEST_VAR} names no container; do not unset it in TaskProlog"
+        ),
+        exit: EXIT_RUNTIME,
+    }
+}
+
+/// The node's name as Slurm has it.
+fn node_name() -> String {
+    let name = env::var_os("SLURMD_NODENAME").or_else(|| gethostname().ok());
+    name.map_or_else(|| "node".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Slurm binds a task to its cores; a pull for the whole node takes all that the step has. The
+/// binding comes back when this is dropped.
+struct Affinity(Option<CpuSet>);
+
+impl Affinity {
+    fn widen() -> Affinity {
+        let own = sched_getaffinity(Pid::from_raw(0)).ok();
+        let mut all = CpuSet::new();
+        for cpu in 0..CpuSet::count() {
+            // Below the count, every number is valid.
+            let _ = all.set(cpu);
+        }
+        // The kernel cuts this down to the step's cpuset. Where it refuses, the pull is slower.
+        let _ = sched_setaffinity(Pid::from_raw(0), &all);
+        Affinity(own)
+    }
+}
+
+impl Drop for Affinity {
+    fn drop(&mut self) {
+        if let Some(own) = &self.0 {
+            let _ = sched_setaffinity(Pid::from_raw(0), own);
+        }
+    }
+}

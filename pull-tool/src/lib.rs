@@ -1,0 +1,59 @@
+//! The command line: one file a verb, and [`output`], which alone formats what is printed.
+//!
+//! The library behind the two programs `shifter` and `shifter-pull`; everything that they do is in
+//! the crate `runtime`.
+
+#![forbid(unsafe_code)]
+
+mod launch;
+mod output;
+mod pull;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+const EXIT_STATUS: &str = "\
+Exit status: the program's own; 125 if shifter failed, 126 if the command cannot be
+executed, 127 if it is not in the image, 2 for a wrong command line.";
+
+/// Container images for HPC: pull them, run programs in them, as an ordinary user.
+#[derive(Debug, Parser)]
+#[command(name = "shifter", version, after_help = EXIT_STATUS)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Pull(pull::Arguments),
+    Run(run::Arguments),
+}
+
+#[derive(Debug, Parser)]
+#[command(name = "shifter-pull", version, about = "Pull an image from its registry")]
+struct PullArguments {
+    #[command(flatten)]
+    pull: pull::Arguments,
+}
+
+/// `shifter`.
+pub fn main() -> ExitCode {
+    // In a Slurm task this program stands where the user's command was, with its arguments: they
+    // are not for us to read.
+    if let Some(task) = launch::Task::of_this_process() {
+        return task.run();
+    }
+    let result = match Arguments::parse().verb {
+        Verb::Pull(arguments) => pull::run(&arguments),
+        Verb::Run(arguments) => run::run(&arguments),
+    };
+    output::exit(result)
+}
+
+/// `shifter-pull`.
+pub fn main_pull() -> ExitCode {
+    output::exit(pull::run(&PullArguments::parse().pull))
+}

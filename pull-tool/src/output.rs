@@ -1,0 +1,92 @@
+//! Everything that is printed: data on stdout, talk on stderr, progress only on a terminal.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::{
+    io::{IsTerminal as _, Write as _},
+    process::ExitCode,
+    time::Instant,
+};
+
+use runtime::{
+    Reference,
+    pull::{Event, bytes},
+    report::{Report, printable},
+};
+
+/// Prints a line of data.
+pub(crate) fn data(line: &str) {
+    // A reader that has gone away has had enough.
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Prints a line for the person. `node` says where, if there may be several.
+pub(crate) fn talk(node: Option<&str>, line: &str) {
+    let node = node.map(|node| format!("{}: ", printable(node))).unwrap_or_default();
+    let _ = writeln!(std::io::stderr(), "shifter: {node}{line}");
+}
+
+/// Ends a verb: says what went wrong, if anything did.
+pub(crate) fn exit(result: Result<(), Report>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(report) => {
+            talk(None, &report.line);
+            ExitCode::from(report.exit)
+        }
+    }
+}
+
+/// Tells of a pull: a line that is rewritten on a terminal, else one line a phase.
+#[derive(Debug)]
+pub(crate) struct Progress<'a> {
+    reference: &'a Reference,
+    node: Option<&'a str>,
+    terminal: bool,
+    began: Instant,
+    total: u64,
+}
+
+impl<'a> Progress<'a> {
+    /// `node` says where the pull happens, if there may be several.
+    pub(crate) fn new(reference: &'a Reference, node: Option<&'a str>) -> Progress<'a> {
+        let terminal = node.is_none() && std::io::stderr().is_terminal();
+        Progress { reference, node, terminal, began: Instant::now(), total: 0 }
+    }
+
+    /// Takes what [`runtime::pull`] tells.
+    pub(crate) fn tell(&mut self, event: Event) {
+        match event {
+            Event::Waiting => talk(
+                self.node,
+                &format!("waiting for another process that is pulling {}", self.reference),
+            ),
+            Event::Begin { layers, bytes: total } => {
+                self.began = Instant::now();
+                self.total = total;
+                let plural = if layers == 1 { "" } else { "s" };
+                talk(
+                    self.node,
+                    &format!(
+                        "pulling {}: {layers} layer{plural}, {}",
+                        self.reference,
+                        bytes(total)
+                    ),
+                );
+            }
+            Event::Progress(done) if self.terminal && self.total > 0 => {
+                let percent = done * 100 / self.total;
+                let line = format!("{} of {}, {percent} %", bytes(done), bytes(self.total));
+                let _ = write!(std::io::stderr(), "\r{line}\x1b[K");
+            }
+            Event::Progress(_) => {}
+            Event::End => {
+                if self.terminal {
+                    let _ = write!(std::io::stderr(), "\r\x1b[K");
+                }
+                let seconds = self.began.elapsed().as_secs_f64();
+                talk(self.node, &format!("pulled {} in {seconds:.1} s", self.reference));
+            }
+        }
+    }
+}
