@@ -5,7 +5,7 @@
 //! | an image | checked; refused here if it is none | cleared | the image |
 //! | `none` | | cleared | none |
 //! | not given | srun in a job: the job's request | | the job's, or none |
-//! | absolute path of an OCI bundle, or not to be seen here | Slurm's own business | left | none |
+//! | absolute path of an OCI bundle | Slurm's own business | left | none |
 //!
 //! The request is always written, since the environment may hold that of a job around this one.
 
@@ -17,7 +17,10 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use runtime::request::{self, NO_REQUEST, REQUEST_JOB_CONTROL_VAR, REQUEST_VAR, Request};
+use runtime::{
+    report::chain,
+    request::{self, NO_REQUEST, REQUEST_JOB_CONTROL_VAR, REQUEST_VAR, Request},
+};
 use slurm_spank::Context;
 use slurm_sys::ClientOptions;
 
@@ -58,11 +61,14 @@ enum Refusal {
     Empty,
     #[error("--container={0:?}: not UTF-8; image names are ASCII")]
     Encoding(OsString),
-    #[error("{0}; write --container=[REGISTRY/]NAME[:TAG], or --container=none for no container")]
+    #[error(
+        "{}; write --container=[REGISTRY/]NAME[:TAG], or --container=none for no container",
+        chain(.0)
+    )]
     Image(request::Error),
     #[error(
-        "the job's container, {REQUEST_VAR} in the environment: {0}; \
-         unset the variable, or name an image with --container"
+        "the job's container, {REQUEST_VAR} in the environment: {}; \
+         unset the variable, or name an image with --container", chain(.0)
     )]
     Inherited(request::Error),
     #[error(
@@ -190,16 +196,13 @@ fn typed(hook: &Hook<'_>, builtin: Option<&ClientOptions>) -> Option<OsString> {
 }
 
 /// Tells whether a value is what Slurm's own `--container` is for: the absolute path of a directory
-/// with a `config.json`, maybe on the nodes only.
+/// with a `config.json`. One that only the nodes have is not known from a typing error, and that
+/// would make a Slurm without oci.conf run the command on the bare host: it is refused.
 fn is_left_to_slurm(value: &OsStr) -> bool {
     let path = Path::new(value);
     path.is_absolute()
-        && match path.metadata() {
-            Ok(data) => {
-                data.is_dir() && !matches!(path.join("config.json").try_exists(), Ok(false))
-            }
-            Err(_) => true,
-        }
+        && path.is_dir()
+        && !matches!(path.join("config.json").try_exists(), Ok(false))
 }
 
 /// Makes Slurm's option as if never given: the job's description is made of it after this.

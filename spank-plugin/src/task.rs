@@ -25,7 +25,10 @@ use nix::{
     errno::Errno,
     unistd::{AccessFlags, access, gethostname},
 };
-use runtime::request::{self, ARGV0_VAR, REQUEST_VAR, Request, TASK_VAR, Task};
+use runtime::{
+    report::chain,
+    request::{self, ARGV0_VAR, REQUEST_VAR, Request, TASK_VAR, Task},
+};
 use slurm_sys::PrependTaskArgv;
 
 use crate::{
@@ -41,7 +44,7 @@ const CONFIG_VAR: &str = "SHIFTER_CONFIG";
 /// Why a task does not run.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error("{REQUEST_VAR} in the job's environment: {0}; submit the job again")]
+    #[error("{REQUEST_VAR} in the job's environment: {}; submit the job again", chain(.0))]
     Request(request::Error),
     #[error("--container was refused when the job was submitted, and the reason told there")]
     Refused,
