@@ -51,7 +51,7 @@ install: build
 	install -m 755 $(RELEASE)/shifter $(RELEASE)/shifter-pull $(DESTDIR)$(PREFIX)/bin/
 	install -m 755 $(RELEASE)/libshifter_spank.so $(DESTDIR)$(PREFIX)/lib/slurm/shifter.so
 	install -m 644 runtime/src/default.toml $(DESTDIR)$(PREFIX)/share/shifter/shifter.toml
-	@echo 'plugstack.conf: required $(PREFIX)/lib/slurm/shifter.so shifter=$(PREFIX)/bin/shifter config=/etc/shifter/shifter.toml'
+	@echo 'plugstack.conf: required $(PREFIX)/lib/slurm/shifter.so shifter=$(PREFIX)/bin/shifter'
 
 clean:
 	$(CARGO) clean

@@ -5,7 +5,7 @@
 //! plugin logged, what each hook returned, and what it left behind.
 //!
 //! Before: `cargo build -p shifter-spank`, and for the panics a copy with `--features faults` as
-//! `libshifter_spank_faults.so` beside it.
+//! `../faults/release/libshifter_spank.so` beside it.
 
 use std::{
     path::{Path, PathBuf},
@@ -75,7 +75,7 @@ impl Host {
     }
 
     fn faults(mut self) -> Host {
-        self.plugin = built("libshifter_spank_faults.so");
+        self.plugin = built("../faults/release/libshifter_spank.so");
         self
     }
 
@@ -107,7 +107,7 @@ impl Host {
 fn built(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test has a path");
     let path = test.ancestors().nth(2).expect("target/release/deps").join(name);
-    assert!(path.exists(), "{} is missing: cargo build --release -p shifter-spank", path.display());
+    assert!(path.exists(), "{} is missing: make build faults", path.display());
     path
 }
 
@@ -286,15 +286,13 @@ fn a_bundle_is_left_to_slurm() {
     let bundle = tempfile::tempdir().expect("a directory");
     std::fs::write(bundle.path().join("config.json"), "{}").expect("a bundle");
     let bundle = bundle.path().to_str().expect("UTF-8");
-    for path in [bundle, "/not/to/be/seen/here"] {
-        prints(
-            Host::client(&[&format!("builtin={path}")]),
-            &format!(
-                "init: 0\ninit_post_opt: 0\nbuiltin: {path}\nSLURM_CONTAINER={path}\n\
-                 SLURM_SPANK_SHIFTER_REQUEST=none\n"
-            ),
-        );
-    }
+    prints(
+        Host::client(&[&format!("builtin={bundle}")]),
+        &format!(
+            "init: 0\ninit_post_opt: 0\nbuiltin: {bundle}\nSLURM_CONTAINER={bundle}\n\
+             SLURM_SPANK_SHIFTER_REQUEST=none\n"
+        ),
+    );
 }
 
 /// Asserts that the job is refused for `why`, and could not run if it were submitted.
@@ -334,6 +332,11 @@ fn what_is_no_image_is_refused_before_the_job_exists() {
                   name an image in a registry",
         ),
         (
+            "/not/to/be/seen/here",
+            "image reference \"/not/to/be/seen/here\": a path is not an image name; \
+                  name an image in a registry",
+        ),
+        (
             "/etc/passwd",
             "image reference \"/etc/passwd\": a path is not an image name; \
                   name an image in a registry",
@@ -351,7 +354,7 @@ fn a_broken_request_around_it_is_refused() {
     is_refused(
         Host::client(&[]).env("SLURM_JOBID", "7").env("SLURM_SPANK_SHIFTER_REQUEST", "{"),
         "the job's container, SLURM_SPANK_SHIFTER_REQUEST in the environment: \
-         read container request: not understood: EOF while parsing an object at line 1 column 1; \
+         read the job's container request: not understood: EOF while parsing an object at line 1 column 1; \
          unset the variable, or name an image with --container",
     );
 }

@@ -1,0 +1,574 @@
+//! `shifter pull` against a real registry: what arrives, what is refused, what is left behind.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::LazyLock,
+};
+
+use fixtures::{
+    Outcome, Registry, Sandbox, Setup, User,
+    image::{self, Compression, Image, Layer},
+    need, run,
+};
+
+struct Site {
+    sandbox: Sandbox,
+    registry: Registry,
+    user: User,
+}
+
+/// One registry for all tests of this file; each test has images of its own.
+static SITE: LazyLock<Site> = LazyLock::new(|| {
+    let sandbox = Sandbox::new().with_programs();
+    let registry = Registry::start(&sandbox);
+    Site { sandbox, registry, user: User::ordinary() }
+});
+
+/// A user's place in the sandbox that no other test uses.
+struct Place<'a> {
+    site: &'a Site,
+    store: PathBuf,
+    node: PathBuf,
+}
+
+impl Site {
+    fn place(&self, name: &str) -> Place<'_> {
+        let dir = self.sandbox.make_dir(format!("pull/{name}"), 0o777);
+        Place { site: self, store: dir.join("store"), node: dir.join("node") }
+    }
+}
+
+impl Place<'_> {
+    fn command(&self, program: &str, args: &[&str]) -> Command {
+        let mut command = self.site.user.command(&self.site.sandbox, program);
+        command.env("SHIFTER_STORE", &self.store).env("SHIFTER_NODE_DIR", &self.node).args(args);
+        command
+    }
+
+    fn shifter(&self, args: &[&str]) -> Outcome {
+        run(self.command("shifter", args))
+    }
+
+    fn pull(&self, reference: &str) -> Outcome {
+        self.shifter(&["pull", reference])
+    }
+
+    /// The root of the only image on the node.
+    fn rootfs(&self) -> PathBuf {
+        let trees = list(&self.node.join("trees"));
+        assert_eq!(trees.len(), 1, "{trees:?}");
+        self.node.join("trees").join(&trees[0]).join("rootfs")
+    }
+
+    fn read(&self, path: &str) -> String {
+        let path = self.rootfs().join(path);
+        fs::read_to_string(&path).unwrap_or_else(|e| panic!("read {}: {e}", path.display()))
+    }
+
+    /// After a failure: no image, nothing half made.
+    fn assert_clean(&self) {
+        for dir in ["trees", "partial"] {
+            let left = list(&self.node.join(dir));
+            assert!(left.is_empty(), "{dir} of the node directory has {left:?}");
+        }
+        let partial = list(&self.store.join("partial"));
+        let partial: Vec<_> = partial.iter().filter(|name| !name.ends_with(".lock")).collect();
+        assert!(partial.is_empty(), "partial of the store has {partial:?}");
+        if let Ok(index) = fs::read_to_string(self.store.join("index.json")) {
+            assert!(!index.contains("sha256:"), "a failed image is in the store: {index}");
+        }
+    }
+}
+
+fn list(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// One message, in one line, with these parts.
+#[track_caller]
+fn assert_says(stderr: &str, parts: &[&str]) {
+    let lines: Vec<_> = stderr.lines().filter(|line| !line.contains("pulling ")).collect();
+    assert_eq!(lines.len(), 1, "not one line: {stderr}");
+    assert!(lines[0].starts_with("shifter: "), "{stderr}");
+    for part in parts {
+        assert!(lines[0].contains(part), "no {part:?} in: {stderr}");
+    }
+}
+
+/// Three layers, each packed in another way, that add, replace and remove.
+fn layered() -> Image {
+    let base = Layer::new()
+        .dir("etc", 0o755)
+        .file("etc/version", 0o644, "1")
+        .file("etc/removed", 0o644, "x")
+        .dir("opaque", 0o755)
+        .file("opaque/old", 0o644, "x")
+        .dir("usr", 0o755)
+        .dir("usr/lib", 0o755)
+        .symlink("lib", "usr/lib");
+    let middle = Layer::new()
+        .file("etc/version", 0o600, "2")
+        .whiteout("etc/removed")
+        .opaque("opaque")
+        .file("opaque/new", 0o644, "x");
+    let top = Layer::new().file("lib/through", 0o644, "link").hardlink("etc/same", "etc/version");
+    Image::new()
+        .layer_as(base, Compression::Gzip)
+        .layer_as(middle, Compression::Zstd)
+        .layer_as(top, Compression::None)
+}
+
+fn assert_layered(place: &Place<'_>) {
+    assert_eq!(place.read("etc/version"), "2");
+    assert_eq!(place.read("etc/same"), "2");
+    assert_eq!(place.read("usr/lib/through"), "link");
+    assert_eq!(list(&place.rootfs().join("etc")), ["same", "version"]);
+    assert_eq!(list(&place.rootfs().join("opaque")), ["new"]);
+}
+
+#[test]
+fn an_image_arrives_in_the_store_and_on_the_node() {
+    need!(root, registry);
+    let place = SITE.place("arrives");
+    let digest = SITE.registry.push("arrives:1", &layered().build());
+    let name = SITE.registry.name("arrives:1");
+    let stdout = place.pull(&name).success();
+    assert_eq!(stdout, format!("{name}@{digest}\n"));
+    assert_layered(&place);
+    assert_eq!(list(&place.store), ["blobs", "index.json", "oci-layout", "partial"]);
+    assert_eq!(list(&place.store.join("blobs/sha256")).len(), 5);
+    assert!(list(&place.node.join("partial")).is_empty());
+}
+
+#[test]
+fn dockers_manifests_are_as_good() {
+    need!(root, registry);
+    let place = SITE.place("docker");
+    let image = Image::new().docker().layer(Layer::new().file("a", 0o644, "docker"));
+    SITE.registry.push("docker:1", &image.build());
+    place.pull(&SITE.registry.name("docker:1")).success();
+    assert_eq!(place.read("a"), "docker");
+}
+
+#[test]
+fn an_index_gives_this_machines_image() {
+    need!(root, registry);
+    let place = SITE.place("index");
+    let image =
+        |arch: &str| Image::new().architecture(arch).layer(Layer::new().file("arch", 0o644, arch));
+    let here = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let index = image::index(&[image("s390x"), image(here)]);
+    let digest = SITE.registry.push("index:1", &index);
+    let name = SITE.registry.name("index:1");
+    place.pull(&name).success();
+    assert_eq!(place.read("arch"), here);
+    // Pinned to the index's digest, it is the image that is here.
+    SITE.registry.clear_accesses();
+    let pinned = format!("{}@{digest}", SITE.registry.name("index"));
+    place.shifter(&["run", "--dry-run", &pinned, "true"]).success();
+    assert_eq!(SITE.registry.accesses(), []);
+
+    let other = SITE.place("index-other");
+    SITE.registry.push("index:2", &image::index(&[image("s390x"), image("ppc64le")]));
+    let stderr = other.pull(&SITE.registry.name("index:2")).failure(125);
+    assert_says(&stderr, &["pull ", "no image for linux/", "linux/s390x, linux/ppc64le"]);
+    other.assert_clean();
+}
+
+#[test]
+fn other_tools_read_the_store() {
+    need!(root, registry, skopeo, umoci);
+    let place = SITE.place("tools");
+    let image = Image::new()
+        .layer(Layer::new().dir("etc", 0o755).file("etc/version", 0o644, "1"))
+        .layer(Layer::new().file("etc/version", 0o644, "2"));
+    SITE.registry.push("tools:1", &image.build());
+    let name = SITE.registry.name("tools:1");
+    place.shifter(&["pull", "--to", "store", &name]).success();
+    assert!(list(&place.node).is_empty(), "--to store expanded something");
+    let layout = format!("oci:{}:{name}", place.store.display());
+    let inspected = run(place.command("skopeo", &["inspect", &layout])).success();
+    assert!(inspected.contains("\"Layers\""), "{inspected}");
+    // umoci takes no name with a slash or colon: give it one.
+    let plain = place.store.with_file_name("plain");
+    let copy = format!("oci:{}:x", plain.display());
+    run(place.command("skopeo", &["copy", "-q", &layout, &copy])).success();
+    let bundle = place.store.with_file_name("bundle");
+    let image = format!("{}:x", plain.display());
+    let args = ["unpack", "--rootless", "--image", &image, &bundle.display().to_string()];
+    run(place.command("umoci", &args)).success();
+    assert_eq!(fs::read_to_string(bundle.join("rootfs/etc/version")).ok().as_deref(), Some("2"));
+}
+
+#[test]
+fn a_stored_image_needs_no_registry() {
+    need!(root, registry);
+    let place = SITE.place("stored");
+    SITE.registry.push("stored:1", &layered().build());
+    let name = SITE.registry.name("stored:1");
+    place.shifter(&["pull", "--to", "store", &name]).success();
+    SITE.registry.clear_accesses();
+    place.shifter(&["run", "--dry-run", &name, "true"]).success();
+    assert_eq!(SITE.registry.accesses(), []);
+    assert_layered(&place);
+}
+
+#[test]
+fn an_unchanged_image_costs_one_question() {
+    need!(root, registry);
+    let place = SITE.place("unchanged");
+    SITE.registry.push("unchanged:1", &layered().build());
+    let name = SITE.registry.name("unchanged:1");
+    place.pull(&name).success();
+    SITE.registry.clear_accesses();
+    let again = place.pull(&name);
+    assert!(again.stderr.contains("is up to date"), "{again}");
+    again.success();
+    let accesses = SITE.registry.accesses();
+    let about_images: Vec<_> = accesses.iter().filter(|a| a.path.contains("manifests")).collect();
+    assert_eq!(about_images.len(), 1, "{accesses:?}");
+    assert_eq!(about_images[0].method, "HEAD");
+}
+
+#[test]
+fn a_tag_that_moved_is_followed() {
+    need!(root, registry);
+    let place = SITE.place("moved");
+    let image = |text: &str| Image::new().layer(Layer::new().file("a", 0o644, text)).build();
+    let name = SITE.registry.name("moved:1");
+    SITE.registry.push("moved:1", &image("old"));
+    place.shifter(&["pull", "--to", "store", &name]).success();
+    SITE.registry.push("moved:1", &image("new"));
+    place.pull(&name).success();
+    assert_eq!(place.read("a"), "new");
+}
+
+#[test]
+fn every_damaged_blob_is_noticed() {
+    need!(root, registry);
+    let built = layered().build();
+    SITE.registry.push("damaged:1", &built);
+    let name = SITE.registry.name("damaged:1");
+    let manifest = built.root().digest();
+    for blob in built.blobs().iter().chain(built.manifests()) {
+        let digest = blob.digest();
+        let place = SITE.place(&format!("damaged-{}", &digest[7..15]));
+        let _damage = SITE.registry.corrupt(&digest);
+        let outcome = place.pull(&name);
+        if digest == manifest {
+            // This registry notices by itself that a manifest is damaged, and serves none.
+            outcome.failure(125);
+        } else {
+            let stderr = outcome.failure(125);
+            assert_says(&stderr, &["pull ", &name, "sent other content", &digest, "try again"]);
+        }
+        place.assert_clean();
+    }
+    let place = SITE.place("undamaged");
+    place.pull(&name).success();
+    assert_layered(&place);
+}
+
+#[test]
+fn a_blob_of_another_length_is_noticed() {
+    need!(root, registry);
+    let built = layered().build();
+    SITE.registry.push("short:1", &built);
+    let layer = built.blobs().iter().find(|b| b.media_type().ends_with("gzip")).expect("gzip");
+    let place = SITE.place("short");
+    let _damage = SITE.registry.truncate(&layer.digest(), layer.bytes().len() as u64 - 1);
+    let stderr = place.pull(&SITE.registry.name("short:1")).failure(125);
+    assert_says(&stderr, &["layer", &layer.digest(), "expected", "bytes"]);
+    place.assert_clean();
+}
+
+/// An image whose manifest has been edited after the fact.
+fn push_edited(name: &str, image: &Image, edit: impl FnOnce(&mut serde_json::Value)) {
+    SITE.registry.push(name, &image.build_with(edit));
+}
+
+#[test]
+fn sizes_that_the_manifest_gets_wrong_are_noticed() {
+    need!(root, registry);
+    for by in [1i64, -1] {
+        let place = SITE.place(&format!("size{by}"));
+        let name = format!("size:{}", by + 2);
+        push_edited(&name, &layered(), |manifest| {
+            let size = manifest["layers"][0]["size"].as_i64().expect("a size");
+            manifest["layers"][0]["size"] = (size + by).into();
+        });
+        let stderr = place.pull(&SITE.registry.name(&name)).failure(125);
+        assert_says(&stderr, &["layer sha256:", "expected"]);
+        place.assert_clean();
+    }
+}
+
+#[test]
+fn content_that_is_not_what_the_configuration_says_is_noticed() {
+    need!(root, registry);
+    let place = SITE.place("diffid");
+    let wrong = image::digest(b"something else");
+    let bytes = image::gzip(&Layer::new().file("a", 0o644, "a").to_tar());
+    let image = Image::new().layer_of(&wrong, bytes, Compression::Gzip);
+    SITE.registry.push("diffid:1", &image.build());
+    let stderr = place.pull(&SITE.registry.name("diffid:1")).failure(125);
+    assert_says(&stderr, &["uncompressed content", &wrong, "damaged"]);
+    place.assert_clean();
+}
+
+#[test]
+fn a_layer_that_is_no_archive_is_an_error() {
+    need!(root, registry);
+    for (name, bytes) in [
+        ("gzip", image::gzip(&[7; 2000])),
+        ("cut", image::gzip(&Layer::new().file("a", 0o644, [9; 9000]).to_tar())[..100].to_vec()),
+        ("plain", b"not an archive at all".to_vec()),
+    ] {
+        let place = SITE.place(&format!("garbage-{name}"));
+        let diff_id = image::digest(&bytes);
+        let image = Image::new().layer_of(&diff_id, bytes, Compression::Gzip);
+        SITE.registry.push(&format!("garbage:{name}"), &image.build());
+        let stderr = place.pull(&SITE.registry.name(&format!("garbage:{name}"))).failure(125);
+        assert_says(&stderr, &["pull ", "layer sha256:"]);
+        place.assert_clean();
+    }
+}
+
+#[test]
+fn images_of_other_kinds_are_refused_by_name() {
+    need!(root, registry);
+    let place = SITE.place("kinds");
+    let kind = "application/vnd.example.model.layer.v1.tar";
+    push_edited("kinds:1", &layered(), |manifest| manifest["layers"][0]["mediaType"] = kind.into());
+    let stderr = place.pull(&SITE.registry.name("kinds:1")).failure(125);
+    assert_says(&stderr, &["layer type", kind, "not supported"]);
+    place.assert_clean();
+}
+
+#[test]
+fn what_is_not_there_is_said() {
+    need!(root, registry);
+    SITE.registry.push("there:1", &layered().build());
+    for image in ["there:2", "nowhere:1"] {
+        let place = SITE.place(&format!("absent-{}", &image[..5]));
+        let name = SITE.registry.name(image);
+        let stderr = place.pull(&name).failure(125);
+        assert_says(&stderr, &["pull ", &name, "has no image", "check the name and the tag"]);
+        place.assert_clean();
+    }
+}
+
+#[test]
+fn a_registry_that_is_not_there_is_said() {
+    need!(root);
+    let place = SITE.place("unreachable");
+    for (name, cause) in [
+        ("127.0.0.1:1/x:1", "connection refused"),
+        ("no-such-host.invalid/x:1", "no-such-host.invalid"),
+    ] {
+        let stderr = place.pull(name).failure(125).to_lowercase();
+        assert_says(&stderr, &["pull ", "cannot reach registry", cause, "check its name"]);
+        place.assert_clean();
+    }
+}
+
+#[test]
+fn a_private_registry_wants_a_login() {
+    need!(root, registry, htpasswd);
+    let sandbox = &SITE.sandbox;
+    let credentials = Some(("alice".to_owned(), "se:cret".to_owned()));
+    let registry = Registry::start_with(sandbox, Setup { credentials, ..Setup::default() });
+    registry.push("private:1", &layered().build());
+    let name = registry.name("private:1");
+
+    let place = SITE.place("private");
+    let stderr = place.pull(&name).failure(125);
+    assert_says(&stderr, &["refuses access to private", "no credentials are stored", "log in"]);
+    place.assert_clean();
+
+    let login = |password: &str| {
+        use base64::{Engine as _, engine::general_purpose::STANDARD};
+        let auth = STANDARD.encode(format!("alice:{password}"));
+        let file = serde_json::json!({"auths": {registry.address(): {"auth": auth}}});
+        sandbox.write(format!("auth-{password}.json"), file.to_string())
+    };
+    let pull = |auth: PathBuf| {
+        let mut command = place.command("shifter", &["pull", &name]);
+        command.env("REGISTRY_AUTH_FILE", auth);
+        run(command)
+    };
+    let stderr = pull(login("wrong")).failure(125);
+    assert_says(&stderr, &["the stored credentials are not accepted"]);
+    assert!(!stderr.contains("wrong"), "a password is in the message: {stderr}");
+    place.assert_clean();
+    pull(login("se:cret")).success();
+    assert_layered(&place);
+}
+
+#[test]
+fn a_private_authority_is_trusted_where_the_site_says_so() {
+    need!(root, registry, openssl);
+    let registry = Registry::start_with(&SITE.sandbox, Setup { tls: true, ..Setup::default() });
+    registry.push("tls:1", &layered().build());
+    let name = format!("{}/tls:1", registry.tls_address());
+    let place = SITE.place("tls");
+    let stderr = place.pull(&name).failure(125);
+    assert_says(&stderr, &["cannot reach registry", "certificate", "private CA", "shifter.toml"]);
+    let config = SITE.sandbox.write(
+        "tls.toml",
+        format!(
+            "[[registry]]\nhost = {:?}\nca_file = {:?}\n",
+            registry.tls_address(),
+            registry.ca_file()
+        ),
+    );
+    let mut command = place.command("shifter", &["pull", &name]);
+    command.env("SHIFTER_CONFIG", config);
+    run(command).success();
+    assert_layered(&place);
+}
+
+#[test]
+fn a_wrong_command_line_is_not_a_failed_pull() {
+    need!(root);
+    let place = SITE.place("usage");
+    let stderr = place.pull("Nvidia/cuda").failure(2);
+    assert_says(&stderr, &["\"Nvidia/cuda\"", "lower-case (position 0)", "write [REGISTRY/]"]);
+    place.shifter(&["pull"]).failure(2);
+    assert!(list(&place.node).is_empty() && list(&place.store).is_empty());
+}
+
+#[test]
+fn a_node_directory_that_cannot_be_used_is_said() {
+    need!(root, registry);
+    SITE.registry.push("nodedir:1", &layered().build());
+    let name = SITE.registry.name("nodedir:1");
+    let mut place = SITE.place("nodedir");
+    place.node = SITE.sandbox.make_dir("pull/nodedir-readonly", 0o555).join("node");
+    let stderr = place.pull(&name).failure(125);
+    let node = place.node.display().to_string();
+    assert_says(
+        &stderr,
+        &["create node directory", &node, "permission denied", "SHIFTER_NODE_DIR"],
+    );
+    place.node = SITE.sandbox.make_dir("pull/nodedir-foreign", 0o777);
+    let stderr = place.pull(&name).failure(125);
+    assert_says(&stderr, &["open node directory", "belongs to another user"]);
+    place.assert_clean();
+}
+
+/// A small tmpfs that the user may write to, unmounted in the end.
+struct SmallTmpfs(PathBuf);
+
+impl SmallTmpfs {
+    fn mount(path: PathBuf, size: &str) -> SmallTmpfs {
+        let mut command = Command::new("mount");
+        let options = format!("size={size},mode=0777");
+        command.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&path);
+        run(command).success();
+        SmallTmpfs(path)
+    }
+}
+
+impl Drop for SmallTmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_node_directory_is_said_and_left_empty() {
+    need!(root, registry);
+    // Small when packed: only the writing itself shows that it does not fit.
+    let zeros = Layer::new().file("zeros", 0o644, vec![0; 8 << 20]);
+    SITE.registry.push("full:late", &Image::new().layer(zeros).build());
+    // Too big even when packed: refused before the first byte.
+    let noise: Vec<u8> =
+        (0..8u32 << 18).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let noise = Layer::new().file("noise", 0o644, noise);
+    SITE.registry.push("full:early", &Image::new().layer_as(noise, Compression::None).build());
+    for image in ["full:late", "full:early"] {
+        let mut place = SITE.place(&image.replace(':', "-"));
+        let tmpfs = SmallTmpfs::mount(
+            SITE.sandbox.make_dir(format!("pull/tmpfs-{}", &image[5..]), 0o777),
+            "2m",
+        );
+        place.node = tmpfs.0.join("node");
+        let name = SITE.registry.name(image);
+        let stderr = place.shifter(&["pull", "--to", "node", &name]).failure(125);
+        let node = place.node.display().to_string();
+        assert_says(&stderr, &["pull ", &node, "is full", "are free", "SHIFTER_NODE_DIR"]);
+        place.assert_clean();
+    }
+}
+
+#[test]
+fn many_pulls_of_one_image_are_one() {
+    need!(root, registry);
+    let place = SITE.place("many");
+    let built = layered().build();
+    SITE.registry.push("many:1", &built);
+    let name = SITE.registry.name("many:1");
+    SITE.registry.clear_accesses();
+    let runs: Vec<_> = (0..6)
+        .map(|_| {
+            let mut command = place.command("shifter", &["pull", "--to", "node", &name]);
+            command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+            command.spawn().expect("start shifter")
+        })
+        .collect();
+    for mut run in runs {
+        assert!(run.wait().expect("wait").success());
+    }
+    assert_layered(&place);
+    let layer = built.blobs()[0].digest();
+    let fetched = SITE.registry.accesses();
+    let fetched = fetched.iter().filter(|a| a.method == "GET" && a.path.contains(&layer)).count();
+    assert_eq!(fetched, 1, "one image, fetched {fetched} times");
+}
+
+#[test]
+fn an_interrupted_pull_leaves_nothing() {
+    need!(root, registry);
+    let place = SITE.place("interrupted");
+    let files = (0..2000)
+        .fold(Layer::new(), |layer, n| layer.file(&format!("f{n}"), 0o644, vec![n as u8; 20_000]));
+    SITE.registry.push("interrupted:1", &Image::new().layer(files).build());
+    let name = SITE.registry.name("interrupted:1");
+    let mut child = place.command("shifter", &["pull", &name]).spawn().expect("start shifter");
+    let partial = place.node.join("partial");
+    fixtures::eventually(std::time::Duration::from_secs(20), "a pull in the middle", || {
+        (!list(&partial).is_empty()).then_some(())
+    });
+    let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("kill");
+    let status = child.wait().expect("wait");
+    // It may have been quicker than the signal.
+    if !status.success() {
+        assert_eq!(status.code(), Some(128 + 15));
+        place.assert_clean();
+    }
+}
+
+#[test]
+fn a_killed_pull_is_cleaned_up_by_the_next() {
+    need!(root, registry);
+    let place = SITE.place("killed");
+    let built = layered().build();
+    SITE.registry.push("killed:1", &built);
+    let name = SITE.registry.name("killed:1");
+    place.shifter(&["pull", "--to", "node", &name]).success();
+    // What kill -9 in the middle of another image leaves behind.
+    let dead = place.node.join("partial").join(&image::digest(b"dead")[7..]);
+    let mut mkdir = place.site.user.command(&place.site.sandbox, "mkdir");
+    mkdir.args(["-p", "-m", "0555"]).arg(dead.join("0/etc"));
+    run(mkdir).success();
+    SITE.registry.push("killed:2", &Image::new().layer(Layer::new().file("b", 0o644, "b")).build());
+    place.shifter(&["pull", "--to", "node", &SITE.registry.name("killed:2")]).success();
+    assert!(list(&place.node.join("partial")).is_empty(), "a dead pull's files stay");
+}

@@ -1,0 +1,356 @@
+//! `srun --container` and its kin on a real Slurm: munged, slurmctld, two slurmds.
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
+};
+
+use fixtures::{Cluster, Outcome, Registry, Sandbox, User, image, need, run};
+
+/// One cluster for all tests of this file, and one test at a time: they change its settings.
+struct Site {
+    sandbox: Sandbox,
+    registry: Registry,
+    cluster: Cluster,
+    user: User,
+}
+
+static SITE: LazyLock<Mutex<Site>> = LazyLock::new(|| {
+    let sandbox = Sandbox::new().with_programs();
+    let registry = Registry::start(&sandbox);
+    registry.push("busybox:1", &image::busybox().build());
+    let cluster = Cluster::start(&sandbox, 2).with_plugin();
+    let user = User::ordinary();
+    // What --export=NONE takes away, the site's file still says.
+    let (store, node_dir) = (sandbox.store(&user), sandbox.node_dir(&user));
+    let config = format!("store = {store:?}\nnode_dir = {node_dir:?}\n");
+    sandbox.write(sandbox.config(), config);
+    Mutex::new(Site { sandbox, registry, cluster, user })
+});
+
+fn site() -> MutexGuard<'static, Site> {
+    // Every test sets what it needs: what a failed one left does not matter.
+    let site = SITE.lock().unwrap_or_else(PoisonError::into_inner);
+    site.cluster.set_plugstack(&[&site.cluster.plugin_line()]);
+    site.cluster.set_oci_conf(None);
+    site
+}
+
+/// An oci.conf whose OCI runtime only says that it was Slurm that called it.
+const OCI_CONF: &str = "RunTimeQuery=\"true\"\nRunTimeKill=\"true\"\nRunTimeDelete=\"true\"\n\
+                        RunTimeRun=\"echo by-slurm\"\n";
+
+impl Site {
+    fn option(&self) -> String {
+        format!("--container={}", self.registry.name("busybox:1"))
+    }
+
+    fn srun(&self, args: &[&str]) -> Outcome {
+        self.cluster.srun(&self.user, args)
+    }
+
+    /// A file on the host that a command makes if it runs there.
+    fn marker(&self, name: &str) -> PathBuf {
+        self.sandbox.shared().join(name)
+    }
+
+    /// Nothing of ours has hurt the nodes.
+    fn assert_unharmed(&self) {
+        self.cluster.wait_idle();
+        for node in self.cluster.node_states() {
+            assert_eq!(node.state, "idle", "{node:?}\n{}", self.cluster.logs());
+        }
+    }
+}
+
+fn own_lines(stderr: &str) -> Vec<&str> {
+    stderr.lines().filter(|line| line.contains("shifter:") && !line.contains(" pull")).collect()
+}
+
+#[test]
+fn a_task_runs_in_its_image() {
+    need!(root, slurm, registry, busybox, userns);
+    let site = site();
+    let release = site.srun(&[&site.option(), "cat", "/etc/os-release"]).success();
+    assert_eq!(release, image::OS_RELEASE);
+    // And one that asks for none does not.
+    let host = fs::read_to_string("/etc/os-release").expect("os-release");
+    assert_eq!(site.srun(&["cat", "/etc/os-release"]).success(), host);
+    site.assert_unharmed();
+}
+
+#[test]
+fn an_oci_conf_on_the_node_changes_nothing() {
+    need!(root, slurm, registry, busybox, userns);
+    let site = site();
+    site.cluster.set_oci_conf(Some(OCI_CONF));
+    let release = site.srun(&[&site.option(), "cat", "/etc/os-release"]).success();
+    assert_eq!(release, image::OS_RELEASE);
+    let job =
+        site.cluster.sbatch(&site.user, &[&site.option()], "#!/bin/sh\ncat /etc/os-release\n");
+    assert_eq!(site.cluster.wait_job(job).state, "COMPLETED");
+    assert!(site.cluster.job_output(job).ends_with(image::OS_RELEASE));
+    site.assert_unharmed();
+}
+
+#[test]
+fn a_batch_script_runs_in_its_image() {
+    need!(root, slurm, registry, busybox, userns);
+    let site = site();
+    let script = "#!/bin/sh\ncat /etc/os-release\necho args $0 $*\nexit 3\n";
+    let job = site.cluster.sbatch(&site.user, &[&site.option()], script);
+    let ended = site.cluster.wait_job(job);
+    let output = site.cluster.job_output(job);
+    assert!(output.contains(image::OS_RELEASE), "{output}");
+    assert!(output.contains("slurm_script"), "{output}");
+    assert_eq!(ended.exit_code, "3:0");
+    let script = format!("#!/bin/sh\n#SBATCH {}\ncat /etc/os-release\n", site.option());
+    let job = site.cluster.sbatch(&site.user, &[], &script);
+    assert_eq!(site.cluster.wait_job(job).state, "COMPLETED");
+    assert!(site.cluster.job_output(job).contains(image::OS_RELEASE));
+    // The carrier does not depend on what of the environment is exported.
+    let job = site.cluster.sbatch(&site.user, &["--export=NONE", &site.option()], &script);
+    assert_eq!(site.cluster.wait_job(job).state, "COMPLETED");
+    assert!(site.cluster.job_output(job).contains(image::OS_RELEASE));
+    site.assert_unharmed();
+}
+
+#[test]
+fn a_step_inherits_the_jobs_image_and_can_refuse_it() {
+    need!(root, slurm, registry, busybox, userns);
+    let site = site();
+    let host = fs::read_to_string("/etc/os-release").expect("os-release");
+    let salloc = |step: &str| {
+        let mut salloc = site.cluster.command(&site.user, "salloc");
+        salloc.args(["-Q", &site.option(), "sh", "-c", step]);
+        run(salloc)
+    };
+    assert_eq!(salloc("srun cat /etc/os-release").success(), image::OS_RELEASE);
+    assert_eq!(salloc("srun --container=none cat /etc/os-release").success(), host);
+    // The other way round: a step asks for what its job does not have.
+    let script = format!("#!/bin/sh\nsrun {} cat /etc/os-release\n", site.option());
+    let job = site.cluster.sbatch(&site.user, &[], &script);
+    assert_eq!(site.cluster.wait_job(job).state, "COMPLETED");
+    assert!(site.cluster.job_output(job).ends_with(image::OS_RELEASE));
+    site.assert_unharmed();
+}
+
+#[test]
+fn the_tasks_of_a_node_share_one_container() {
+    need!(root, slurm, registry, busybox, userns);
+    let site = site();
+    let script = "readlink /proc/self/ns/user /proc/self/ns/mnt | tr '\\n' ' '; echo $SLURMD_NODENAME; sleep 1";
+    let args = ["-N2", "--ntasks-per-node=3", &site.option(), "sh", "-c", script];
+    let out = site.srun(&args).success();
+    let own = fs::read_link("/proc/self/ns/user").expect("namespace").display().to_string();
+    for node in ["n1", "n2"] {
+        let mut of_node: Vec<_> = out.lines().filter(|line| line.ends_with(node)).collect();
+        assert_eq!(of_node.len(), 3, "{out}");
+        of_node.dedup();
+        assert_eq!(of_node.len(), 1, "the tasks of {node} are in different namespaces: {out}");
+        assert!(!of_node[0].contains(&own), "a task of {node} is on the host: {out}");
+    }
+    // They see each other's files.
+    let script = "if [ $SLURM_LOCALID = 0 ]; then echo hello > /greeting; sleep 2; \
+                  else while [ ! -e /greeting ]; do sleep 0.1; done; cat /greeting; fi";
+    let out = site.srun(&["-N1", "-n2", "-t1", &site.option(), "sh", "-c", script]).success();
+    assert_eq!(out, "hello\n");
+    site.assert_unharmed();
+}
+
+#[test]
+fn a_task_is_who_and_where_it_was() {
+    need!(root, slurm, registry, busybox, userns);
+    let site = site();
+    let script = "id -u; pwd; env; cat /proc/self/status; ls -l /proc/self/fd";
+    let out = site.srun(&[&site.option(), "sh", "-c", script]).success();
+    let mut lines = out.lines();
+    assert_eq!(lines.next(), Some(site.user.uid.to_string().as_str()));
+    assert_eq!(lines.next(), Some(site.user.home.to_string_lossy().as_ref()));
+    assert!(out.contains("SLURM_PROCID=0"), "{out}");
+    for private in ["SHIFTER_TASK", "SLURM_SPANK_SHIFTER"] {
+        assert!(!out.contains(private), "{private} reaches the program: {out}");
+    }
+    assert!(out.contains("SigBlk:\t0000000000000000"), "{out}");
+    assert!(out.contains("SigIgn:\t0000000000000000"), "{out}");
+    // Nothing of ours is left open.
+    assert!(!out.contains("/steps/") && !out.contains("/locks/"), "{out}");
+}
+
+#[test]
+fn the_exit_status_is_the_programs() {
+    need!(root, slurm, registry, busybox, userns);
+    let site = site();
+    site.srun(&[&site.option(), "sh", "-c", "exit 7"]).failure(7);
+    let stderr = site.srun(&["-n3", &site.option(), "no-such-command"]).failure(127);
+    let said = own_lines(&stderr);
+    assert_eq!(said.len(), 1, "three tasks, {} messages: {stderr}", said.len());
+    assert!(said[0].contains("n1: ") && said[0].contains("\"no-such-command\""), "{stderr}");
+    site.assert_unharmed();
+}
+
+#[test]
+fn task_prolog_runs_on_the_host() {
+    need!(root, slurm, registry, busybox, userns);
+    let site = site();
+    // It also calls our program, which must not take it for the task.
+    let prolog = "#!/bin/sh\n. /etc/os-release\necho export PROLOG_ON=$ID\n\
+                  shifter --version >/dev/null && echo export PROLOG_SHIFTER=works\n";
+    site.cluster.set_task_prolog(Some(prolog));
+    let env = site.srun(&[&site.option(), "env"]).success();
+    site.cluster.set_task_prolog(None);
+    let host = fs::read_to_string("/etc/os-release").expect("os-release");
+    let id = host.lines().find_map(|line| line.strip_prefix("ID=")).expect("ID");
+    assert!(env.contains(&format!("PROLOG_ON={id}\n")), "{env}");
+    assert!(env.contains("PROLOG_SHIFTER=works"), "{env}");
+}
+
+#[test]
+fn an_oci_bundle_is_left_to_slurm() {
+    need!(root, slurm);
+    let site = site();
+    let bundle = site.sandbox.make_dir("bundle", 0o755);
+    let config = r#"{"ociVersion":"1.0.0","process":{"args":["x"],"cwd":"/"},"root":{"path":"/"},"mounts":[]}"#;
+    site.sandbox.write(bundle.join("config.json"), config);
+    let option = format!("--container={}", bundle.display());
+    site.cluster.set_oci_conf(Some(OCI_CONF));
+    let out = site.srun(&[&option, "hostname"]);
+    assert!(out.stdout.contains("by-slurm"), "{out}");
+    assert!(own_lines(&out.stderr).is_empty(), "{out}");
+}
+
+#[test]
+fn a_bad_name_is_refused_before_the_job_is_queued() {
+    need!(root, slurm);
+    let site = site();
+    let before = site.cluster.slurmctld_log().matches("sched: _slurm_rpc").count();
+    for refused in [
+        site.srun(&["--container=Bad/Name", "true"]),
+        site.cluster.submit(&site.user, &["--container=Bad/Name"], "#!/bin/sh\ntrue\n"),
+        site.cluster.submit(&site.user, &[], "#!/bin/sh\n#SBATCH --container=Bad/Name\ntrue\n"),
+        site.srun(&["--container=", "true"]),
+    ] {
+        assert_ne!(refused.code, 0, "{refused}");
+        let said = own_lines(&refused.stderr);
+        assert_eq!(said.len(), 1, "{refused}");
+    }
+    let stderr = site.srun(&["--container=Bad/Name", "true"]).stderr;
+    assert!(stderr.contains("\"Bad/Name\"") && stderr.contains("lower-case"), "{stderr}");
+    let after = site.cluster.slurmctld_log().matches("sched: _slurm_rpc").count();
+    assert_eq!(before, after, "a refused job was queued");
+}
+
+/// Our failure must end the task, on the node and not on the host, and leave the node as it was.
+#[track_caller]
+fn assert_fails_safe(
+    site: &Site,
+    client: &Cluster,
+    what: &str,
+    says: &str,
+    env: Option<(&str, &str)>,
+) {
+    let marker = site.marker(&format!("ran-on-host-{what}"));
+    let option = site.option();
+    let mut srun = client.command(&site.user, "srun");
+    if env.is_none() {
+        srun.arg(&option);
+    }
+    srun.args(["-n2", "touch"]).arg(&marker).envs(env);
+    let outcome = run(srun);
+    assert_eq!(outcome.code, 125, "{what}: {outcome}");
+    assert!(own_lines(&outcome.stderr).iter().any(|line| line.contains(says)), "{what}: {outcome}");
+    assert!(!marker.exists(), "{what}: THE COMMAND RAN ON THE BARE HOST: {outcome}");
+    if env.is_none() {
+        let script = format!("#!/bin/sh\ntouch {}\n", marker.display());
+        let job = client.sbatch(&site.user, &[&option], &script);
+        let ended = site.cluster.wait_job(job);
+        assert_eq!((ended.state.as_str(), ended.exit_code.as_str()), ("FAILED", "125:0"), "{what}");
+        assert!(!marker.exists(), "{what}: THE SCRIPT RAN ON THE BARE HOST");
+    }
+    site.assert_unharmed();
+}
+
+#[test]
+fn a_missing_launcher_fails_the_task_and_nothing_else() {
+    need!(root, slurm, registry, busybox);
+    let site = site();
+    let line = site.cluster.plugin_line();
+    let bin = format!("shifter={}", site.sandbox.prefix().join("bin/shifter").display());
+    assert!(line.contains(&bin), "{line}");
+    site.cluster.set_plugstack(&[&line.replace(&bin, "shifter=/no/such/shifter")]);
+    assert_fails_safe(&site, &site.cluster, "launcher", "/no/such/shifter", None);
+    // Who asks for nothing does not notice.
+    site.srun(&["true"]).success();
+}
+
+#[test]
+fn a_broken_carrier_fails_the_task_and_nothing_else() {
+    need!(root, slurm, registry, busybox);
+    let site = site();
+    for (what, carrier) in [
+        ("garbage", "{\"container\":"),
+        ("name", "{\"container\":\"../../etc\"}"),
+        ("unknown", "{\"container\":\"a\",\"future\":1}"),
+    ] {
+        // A client without the plugin passes the variable on as it is.
+        let bare = site.sandbox.write(
+            site.cluster.slurm_conf().with_file_name("bare.conf"),
+            fs::read_to_string(site.cluster.slurm_conf())
+                .expect("slurm.conf")
+                .lines()
+                .filter(|line| !line.starts_with("PlugStackConfig"))
+                .map(|line| format!("{line}\n"))
+                .collect::<String>()
+                + "PlugStackConfig=/dev/null\n",
+        );
+        let marker = site.marker(&format!("carrier-{what}"));
+        let mut srun = site.cluster.command(&site.user, "srun");
+        srun.env("SLURM_CONF", bare).env("SLURM_SPANK_SHIFTER_REQUEST", carrier);
+        srun.arg("touch").arg(&marker);
+        let outcome = run(srun);
+        assert_eq!(outcome.code, 125, "{what}: {outcome}");
+        assert_eq!(own_lines(&outcome.stderr).len(), 1, "{what}: {outcome}");
+        assert!(!marker.exists(), "{what}: THE COMMAND RAN ON THE BARE HOST: {outcome}");
+        site.assert_unharmed();
+    }
+}
+
+#[test]
+fn a_panic_fails_the_task_and_nothing_else() {
+    need!(root, slurm, registry, busybox);
+    let site = site();
+    let plugin = site.sandbox.prefix().join("lib/slurm/shifter.so").display().to_string();
+    let faults = site.sandbox.prefix().join("lib/slurm/shifter-faults.so").display().to_string();
+    let line = site.cluster.plugin_line().replace(&plugin, &faults);
+    site.cluster.set_plugstack(&[&format!("{line} fault=task_init")]);
+    assert_fails_safe(&site, &site.cluster, "panic", "internal error", None);
+    site.srun(&["true"]).success();
+    // On the submit side: refused, and not queued.
+    site.cluster.set_plugstack(&[&format!("{line} fault=post_opt")]);
+    let refused = site.srun(&[&site.option(), "true"]);
+    assert_ne!(refused.code, 0, "{refused}");
+    site.srun(&["true"]).success();
+    // As root in slurmstepd, before anything is known: nobody notices.
+    site.cluster.set_plugstack(&[&format!("{line} fault=init")]);
+    site.srun(&["true"]).success();
+    site.assert_unharmed();
+}
+
+#[test]
+fn a_pull_that_fails_is_said_once_a_node() {
+    need!(root, slurm, registry, busybox, userns);
+    let site = site();
+    let option = format!("--container={}", site.registry.name("no-such-image:1"));
+    let stderr = site.srun(&["-N2", "--ntasks-per-node=4", &option, "true"]).failure(125);
+    let said: Vec<_> = stderr.lines().filter(|l| l.contains("shifter: ")).collect();
+    assert_eq!(said.len(), 2, "two nodes, {} messages: {stderr}", said.len());
+    for node in ["n1", "n2"] {
+        assert!(
+            said.iter().any(|line| line.contains(&format!("shifter: {node}: pull "))),
+            "{stderr}"
+        );
+    }
+    assert!(said[0].contains("check the name and the tag"), "{stderr}");
+    site.assert_unharmed();
+}
