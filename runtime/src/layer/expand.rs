@@ -22,7 +22,7 @@ use nix::{
 };
 
 use super::{
-    Error, Limits, Name, Summary, failed, name,
+    Error, Limits, NO_TARGET, Name, Summary, failed, name,
     remove::remove_tree,
     resolve::{Missing, open_child, resolve},
     shadow::{Meta, Node, Xattrs},
@@ -154,8 +154,7 @@ impl<'a> Writer<'a> {
             Meaning::Entry => {}
             Meaning::Ignored => return Ok(()),
             Meaning::Opaque => {
-                let dir = self.imagine(dir, entry)?;
-                self.layer.opaque.push(dir);
+                self.layer.opaque.extend(self.imagine(dir, entry)?);
                 return self.count(entry, |_| {});
             }
             // `.wh...` would remove the directory above (SECURITY R8).
@@ -164,7 +163,7 @@ impl<'a> Writer<'a> {
             }
             Meaning::Whiteout(base) => {
                 let dir = self.imagine(dir, entry)?;
-                self.layer.whiteouts.push(name::join(&dir, base));
+                self.layer.whiteouts.extend(dir.map(|dir| name::join(&dir, base)));
                 return self.count(entry, |_| {});
             }
         }
@@ -307,11 +306,15 @@ impl<'a> Writer<'a> {
         if to_base.is_empty() {
             return Err(target.refused("a hard link to the root"));
         }
-        let place = resolve(self.root, to_dir, Missing::Imagine)
-            .map_err(unreachable(&target.entry.name))?;
+        let place = match resolve(self.root, to_dir, Missing::Imagine) {
+            Err(Errno::ENOTDIR) => return Err(target.refused(NO_TARGET)),
+            other => other.map_err(unreachable(&target.entry.name))?,
+        };
         let to_itself = place.path == target.parent.path && to_base == target.base;
         if let Some(to_fd) = place.fd {
             match kind(to_fd.as_fd(), to_base) {
+                // A directory that nobody declared may stand for a link of a lower layer.
+                Ok(SFlag::S_IFDIR) if !self.is_explicit(&place.path, to_base) => {}
                 Ok(SFlag::S_IFDIR) => return Err(target.refused("a hard link to a directory")),
                 Ok(_) if to_itself => return Ok(()),
                 Ok(_) => {
@@ -325,6 +328,10 @@ impl<'a> Writer<'a> {
             }
         }
         self.defer(target, place.path, to_base)
+    }
+
+    fn is_explicit(&self, dir: &[u8], base: &[u8]) -> bool {
+        self.layer.dirs.at(&name::join(dir, base)).is_some_and(Node::is_explicit)
     }
 
     /// Leaves a hard link to the merge: only there its target can be.
@@ -405,10 +412,14 @@ impl<'a> Writer<'a> {
         Ok(parent)
     }
 
-    /// The canonical path of a directory of which this layer may know only a part.
-    fn imagine(&self, dir: &[u8], entry: &Entry) -> Result<Vec<u8>, Error> {
-        let place = resolve(self.root, dir, Missing::Imagine).map_err(unreachable(&entry.name))?;
-        Ok(place.path)
+    /// The canonical path of a directory of which this layer may know only a part. None: this
+    /// layer has something else in its place, so nothing of lower layers remains there.
+    fn imagine(&self, dir: &[u8], entry: &Entry) -> Result<Option<Vec<u8>>, Error> {
+        match resolve(self.root, dir, Missing::Imagine) {
+            Ok(place) => Ok(Some(place.path)),
+            Err(Errno::ENOTDIR) => Ok(None),
+            Err(error) => Err(unreachable(&entry.name)(error)),
+        }
     }
 
     fn count(&mut self, entry: &Entry, add: impl FnOnce(&mut Summary)) -> Result<(), Error> {

@@ -18,7 +18,7 @@ use nix::{
 };
 
 use super::{
-    Error, Expanded, Name, Summary,
+    Error, Expanded, NO_TARGET, Name, Summary,
     expand::{Link, is_allowed, is_refusal, kind},
     failed, name,
     remove::{empty, remove_tree},
@@ -291,7 +291,7 @@ impl Merge<'_> {
 }
 
 fn no_target(entry: &[u8]) -> Error {
-    Error::Refused { entry: Name::new(entry), problem: "a hard link to a file that does not exist" }
+    Error::Refused { entry: Name::new(entry), problem: NO_TARGET }
 }
 
 /// Makes a hard link to a file or a symbolic link itself. False: there is none.

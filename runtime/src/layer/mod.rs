@@ -188,6 +188,9 @@ fn failed<E: Into<io::Error>>(op: &'static str, entry: &[u8]) -> impl FnOnce(E) 
     move |source| Error::System { op, entry, source: source.into() }
 }
 
+/// What a hard link with no target is refused for.
+const NO_TARGET: &str = "a hard link to a file that does not exist";
+
 /// Words what [`resolve`] answers about an entry's directory.
 fn unreachable(entry: &[u8]) -> impl FnOnce(Errno) -> Error {
     let entry = Name::new(entry);

@@ -105,8 +105,7 @@ fn walk(root: BorrowedFd<'_>, path: &[u8], missing: Missing<'_>) -> Result<Place
                 Missing::Stop(_) => return Ok(Place { path: at.path, fd: None }),
             },
             Ok(Step::Other) => match missing {
-                Missing::Create(_) => return Err(Errno::ENOTDIR),
-                Missing::Imagine => None,
+                Missing::Create(_) | Missing::Imagine => return Err(Errno::ENOTDIR),
                 Missing::Stop(_) => return Ok(Place { path: at.path, fd: None }),
             },
             Ok(Step::Directory(next)) => Some(next),

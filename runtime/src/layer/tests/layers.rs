@@ -120,6 +120,22 @@ fn layers_give_what_applying_them_in_order_gives() {
         ("hard link to nothing", &["h b -> a"], "ERROR b: a hard link to a file that does not"),
         ("hard link to a directory", &["d a; h b -> a"], "ERROR b: a hard link to a directory"),
         ("hard link to a lower directory", &["d a", "h b -> a"], "ERROR b: a hard link to a direc"),
+        (
+            "hard link to what lay below a replaced directory",
+            &["f d/x=1", "f d=2; h h -> d/x"],
+            "ERROR h: a hard link to a file that does not",
+        ),
+        ("whiteout below a replaced directory", &["f d/x=1", "f d=2; f d/.wh.x"], "f d=2"),
+        (
+            "hard link to the lower link that leads to it",
+            &["l c -> /t", "h c/y -> c"],
+            "l c -> /t; d t; l t/y -> /t",
+        ),
+        (
+            "hard link to a directory that nobody declared",
+            &["f a/x=1; h b -> a"],
+            "ERROR b: a hard link to a directory",
+        ),
         ("hard link to the root", &["h b -> .."], "ERROR b: a hard link to the root"),
         (
             "file below a hard link to a lower file",
