@@ -204,7 +204,7 @@ fn spoilt_archives_do_no_harm() {
     good.item(&Item { name: "n/".repeat(80).as_bytes(), kind: b'5', ..Item::default() }).end();
     let mut dice = Dice(1);
     let mut taken = 0;
-    for _ in 0..1000 {
+    for _ in 0..500 {
         let mut tar = good.clone();
         for _ in 0..1 + dice.below(3) {
             let at = dice.below(tar.0.len());
@@ -219,7 +219,7 @@ fn spoilt_archives_do_no_harm() {
         }
         taken += u32::from(Site::new().apply(&[layer("d x; l d -> x"), tar]).is_ok());
     }
-    assert!(taken > 100, "only {taken} were taken: the changes are too coarse");
+    assert!(taken > 50, "only {taken} were taken: the changes are too coarse");
 }
 
 /// Layers are expanded on threads, and merged on another.

@@ -71,7 +71,7 @@ impl Dice {
 #[test]
 fn merging_equals_one_archive_after_the_other() {
     let mut compared = 0;
-    for seed in 0..1000 {
+    for seed in 0..500 {
         let mut dice = Dice(seed);
         let notations: Vec<_> = (0..2 + dice.below(2)).map(|_| dice.layer(false)).collect();
         let apart: Vec<_> = notations.iter().map(|notation| layer(notation)).collect();
@@ -92,7 +92,7 @@ fn merging_equals_one_archive_after_the_other() {
             (apart, whole) => panic!("seed {seed}: {notations:#?}\n{apart:?}\n{whole:?}"),
         }
     }
-    assert!(compared > 300, "only {compared} stacks were good");
+    assert!(compared > 150, "only {compared} stacks were good");
 }
 
 /// Whether a tool is here; if not, says so, or fails where that is asked for.
