@@ -1,4 +1,4 @@
-//! The command line: one file a verb, and [`output`], which alone formats what is printed.
+//! The command line: one file a verb, and `output`, which alone formats what is printed.
 //!
 //! The library behind the two programs `shifter` and `shifter-pull`; everything that they do is in
 //! the crate `runtime`.

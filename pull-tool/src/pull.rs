@@ -14,8 +14,7 @@ pub(crate) struct Arguments {
     /// Where to put it
     #[arg(long, value_enum, default_value_t = To::Both)]
     to: To,
-    /// The image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]
-    #[arg(value_name = "REF")]
+    #[arg(value_name = "REF", help = "The image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]")]
     reference: String,
 }
 

@@ -23,8 +23,7 @@ pub(crate) struct Arguments {
     /// Print what would be done, and do not do it
     #[arg(long)]
     dry_run: bool,
-    /// The image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]
-    #[arg(value_name = "REF")]
+    #[arg(value_name = "REF", help = "The image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]")]
     reference: String,
     /// The command; without one, the image's own
     #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true)]

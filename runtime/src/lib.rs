@@ -26,7 +26,7 @@
 //!
 //! | names and shapes | |
 //! |---|---|
-//! | [`reference`], [`digest`], [`oci`] | image names, checksums, the documents that describe images |
+//! | [`mod@reference`], [`digest`], [`oci`] | image names, checksums, the documents that describe images |
 //! | [`config`] | the site's file and the environment |
 //! | [`request`] | what the SPANK plugin's two sides say to each other and to the launcher |
 //! | [`report`] | any error in one line, with the exit status |
