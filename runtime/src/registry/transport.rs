@@ -9,14 +9,15 @@ use std::{
 
 use bytes::Bytes;
 use reqwest::{
-    Certificate, Client, Method, Response, StatusCode, Url,
-    header::{ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
+    Certificate, Client, ClientBuilder, Method, Response, StatusCode, Url,
+    header::{ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER},
     redirect,
 };
+use tokio::sync::OnceCell;
 
 use super::{Error, auth::Auth};
 use crate::{
-    config::Config,
+    config::{self, Config},
     reference::{DEFAULT_REGISTRY, Reference},
     report::printable,
 };
@@ -47,7 +48,7 @@ impl Fault {
     pub fn is_tls(&self) -> bool {
         self.causes().any(|cause| {
             let text = cause.to_string();
-            text.contains("certificate") || text.contains("TLS") || text.contains("corrupt message")
+            text.contains("certificate") || text.contains("corrupt message")
         })
     }
 
@@ -72,10 +73,18 @@ impl fmt::Display for Fault {
         if self.0.is_timeout() {
             return f.write_str("no answer in time");
         }
-        match self.causes().last() {
-            Some(cause) => f.write_str(&printable(&cause.to_string())),
-            None => f.write_str(&printable(&self.0.to_string())),
-        }
+        let text = match self.causes().last() {
+            Some(cause) => cause.to_string(),
+            None => self.0.to_string(),
+        };
+        // rustls names its own types.
+        f.write_str(&match text.as_str() {
+            t if t.contains("CaUsedAsEndEntity") => {
+                "its certificate is an authority's (CA:TRUE), not a server's".into()
+            }
+            t if t.contains("UnknownIssuer") => "its certificate is of an unknown authority".into(),
+            t => printable(t.split(" (os error").next().unwrap_or(t)).to_lowercase(),
+        })
     }
 }
 
@@ -83,6 +92,9 @@ impl fmt::Display for Fault {
 #[derive(Debug)]
 pub(super) struct Transport {
     http: Client,
+    /// For a plain registry whose blobs lie where TLS is spoken.
+    secure: OnceCell<Client>,
+    settings: Option<config::Registry>,
     base: Url,
     registry: String,
     repository: String,
@@ -96,7 +108,6 @@ impl Transport {
     ) -> Result<Transport, Error> {
         let registry = reference.registry();
         let settings = config.registries.iter().find(|r| r.host == registry);
-        let http = client(registry, settings)?;
         // docker.io is a name for people; the API lives elsewhere.
         let host = if registry == DEFAULT_REGISTRY { "registry-1.docker.io" } else { registry };
         let url = |scheme: &str| {
@@ -108,12 +119,15 @@ impl Transport {
         };
         let plain = match settings {
             Some(settings) if settings.plain_http => true,
-            _ => is_loopback(host) && !speaks_tls(&http, url("https")?).await,
+            _ => is_loopback(host) && speaks_plain(&plain_client(registry)?, url("http")?).await,
         };
+        let http = if plain { plain_client(registry)? } else { tls_client(registry, settings)? };
         let base = url(if plain { "http" } else { "https" })?;
         let auth = Auth::new(registry, reference.repository(), plain);
         Ok(Transport {
             http,
+            secure: OnceCell::new(),
+            settings: settings.cloned(),
             base,
             registry: registry.to_owned(),
             repository: reference.repository().to_owned(),
@@ -144,7 +158,13 @@ impl Transport {
                 request = request.header(name, value);
             }
             let (request, proof) = self.auth.apply(request);
-            let wait = match request.send().await {
+            let answer = match request.send().await {
+                Ok(response) if response.status().is_redirection() => {
+                    self.follow_to_tls(&response, &method, headers).await?
+                }
+                answer => answer,
+            };
+            let wait = match answer {
                 Ok(response) if response.status().is_success() => return Ok(response),
                 Ok(response) if response.status() == StatusCode::UNAUTHORIZED && !challenged => {
                     // Also in the middle of a pull: tokens live for minutes, pulls may not.
@@ -164,6 +184,29 @@ impl Transport {
             tokio::time::sleep(wait).await;
             tries += 1;
         }
+    }
+
+    /// Goes where a plain registry points to and only TLS is spoken; without credentials, which are
+    /// the registry's (SECURITY R24).
+    async fn follow_to_tls(
+        &self,
+        response: &Response,
+        method: &Method,
+        headers: &[(HeaderName, HeaderValue)],
+    ) -> Result<Result<Response, reqwest::Error>, Error> {
+        let target = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+        let url = target.and_then(|target| response.url().join(target).ok());
+        let url = url.filter(|url| url.scheme() == "https").ok_or_else(|| Error::Protocol {
+            registry: self.registry.clone(),
+            problem: "redirected to no place that can be followed".to_owned(),
+        })?;
+        let make = async || tls_client(&self.registry, self.settings.as_ref());
+        let http = self.secure.get_or_try_init(make).await?;
+        let mut request = http.request(method.clone(), url);
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        Ok(request.send().await)
     }
 
     /// Reads on in an answer's body.
@@ -198,36 +241,55 @@ impl Transport {
     }
 }
 
-fn client(registry: &str, settings: Option<&crate::config::Registry>) -> Result<Client, Error> {
-    let problem = |problem: String| Error::Protocol { registry: registry.to_owned(), problem };
+/// Speaks http only, and so has no use for the system's certificates: reading them takes longer
+/// than asking a registry on this machine for a digest.
+fn plain_client(registry: &str) -> Result<Client, Error> {
+    let stop_at_tls = redirect::Policy::custom(|attempt| match attempt.url().scheme() {
+        "https" => attempt.stop(),
+        _ => follow(attempt),
+    });
+    build(registry, client(registry).tls_certs_only([]).redirect(stop_at_tls))
+}
+
+fn tls_client(registry: &str, settings: Option<&config::Registry>) -> Result<Client, Error> {
+    let mut builder = client(registry).redirect(redirect::Policy::custom(follow));
+    if let Some(path) = settings.and_then(|settings| settings.ca_file.as_deref()) {
+        let problem = |error: &dyn fmt::Display| Error::Protocol {
+            registry: registry.to_owned(),
+            problem: format!("ca_file {}: {error}", path.display()),
+        };
+        let pem = fs::read(path).map_err(|e| problem(&e))?;
+        let certificates = Certificate::from_pem_bundle(&pem).map_err(|e| problem(&e))?;
+        builder = builder.tls_certs_merge(certificates);
+    }
+    build(registry, builder)
+}
+
+fn client(registry: &str) -> ClientBuilder {
     let mut headers = HeaderMap::new();
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    let mut builder = Client::builder()
+    let builder = Client::builder()
         .user_agent(concat!("shifter/", env!("CARGO_PKG_VERSION")))
         .default_headers(headers)
         .http1_only()
         .referer(false)
-        .redirect(redirect::Policy::custom(follow))
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(IDLE_TIMEOUT);
-    if is_loopback(registry) {
-        builder = builder.no_proxy();
-    }
-    if let Some(path) = settings.and_then(|settings| settings.ca_file.as_deref()) {
-        let pem =
-            fs::read(path).map_err(|e| problem(format!("ca_file {}: {e}", path.display())))?;
-        let certificates = Certificate::from_pem_bundle(&pem)
-            .map_err(|e| problem(format!("ca_file {}: {e}", path.display())))?;
-        builder = builder.tls_certs_merge(certificates);
-    }
-    builder.build().map_err(|e| problem(Fault(e).to_string()))
+    if is_loopback(registry) { builder.no_proxy() } else { builder }
+}
+
+fn build(registry: &str, builder: ClientBuilder) -> Result<Client, Error> {
+    builder.build().map_err(|error| Error::Protocol {
+        registry: registry.to_owned(),
+        problem: Fault(error).to_string(),
+    })
 }
 
 /// Follows redirects to object stores, but never from TLS to plain text (SECURITY R24). reqwest
 /// drops the credentials wherever host or port change.
 fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
     let downgraded = attempt.url().scheme() != "https"
-        && attempt.previous().iter().any(|u| u.scheme() == "https");
+        && attempt.previous().iter().any(|url| url.scheme() == "https");
     if attempt.previous().len() > 5 {
         attempt.error("more than 5 redirects")
     } else if downgraded {
@@ -247,15 +309,12 @@ fn is_loopback(registry: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// An answer, or a certificate that is not trusted, is TLS; anything else is not. What is wrong
-/// with the connection will be said by the request that follows.
-async fn speaks_tls(http: &Client, url: Url) -> bool {
+/// A server that speaks TLS answers a plain request with 400, or not in HTTP. Where nobody answers
+/// at all, the request that follows says so.
+async fn speaks_plain(http: &Client, url: Url) -> bool {
     match http.head(url).send().await {
-        Ok(_) => true,
-        Err(error) => {
-            let fault = Fault(error);
-            fault.causes().any(|cause| cause.to_string().contains("certificate"))
-        }
+        Ok(response) => response.status() != StatusCode::BAD_REQUEST,
+        Err(error) => error.is_connect() || error.is_timeout(),
     }
 }
 
