@@ -392,8 +392,13 @@ impl Pull<'_> {
                             break Err(error);
                         }
                     }
+                    // The layer that failed says why, if it has not yet.
+                    Ok((_, Err(Error::Cancelled))) => {}
                     Ok((_, Err(error))) => break Err(error),
                     Err(mpsc::RecvTimeoutError::Timeout) => {}
+                    Err(mpsc::RecvTimeoutError::Disconnected) if shared.is_cancelled() => {
+                        break Err(Error::Cancelled);
+                    }
                     Err(mpsc::RecvTimeoutError::Disconnected) => break Ok(()),
                 }
                 tell(Event::Progress(shared.received.load(Ordering::Relaxed)));
