@@ -6,7 +6,7 @@ set -eu
 
 for group in "${@:?which of build, test, demo, bench?}"; do
     case $group in
-    build) need="gcc libc6-dev make libclang1-14" ;;
+    build) need="gcc libc6-dev make libclang1-14 nasm autoconf automake libtool" ;;
     demo) need="slurmctld slurmd slurm-client munge docker-registry busybox-static passwd" ;;
     test) need="slurmctld slurmd slurm-client munge docker-registry busybox-static passwd
         skopeo umoci bubblewrap apache2-utils openssl findutils util-linux" ;;
@@ -52,7 +52,7 @@ fi
 
 case " $* " in *" build "*)
     command -v cargo >/dev/null || {
-        echo "setup: cargo not found: install Rust 1.88 or newer (https://rustup.rs)" >&2
+        echo "setup: cargo not found: install Rust 1.89 or newer" >&2
         exit 1
     } ;;
 esac

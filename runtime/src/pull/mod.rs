@@ -10,6 +10,12 @@
 //! One pass, bounded memory. Nothing has its final name before all of it is verified.
 
 mod documents;
+#[cfg(all(feature = "isal", target_arch = "x86_64"))]
+mod gzip;
+#[cfg(not(all(feature = "isal", target_arch = "x86_64")))]
+mod gzip {
+    pub(super) type Reader<R> = flate2::bufread::MultiGzDecoder<R>;
+}
 mod stream;
 
 use std::{

@@ -19,7 +19,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Error, Shared};
+use super::{Error, Shared, gzip};
 use crate::{
     digest::{Digest, Hasher},
     layer,
@@ -138,7 +138,7 @@ fn copy_inflated(
     let compression = Compression::sniff(input.fill_buf()?);
     let mut decoder: Box<dyn Read + '_> = match compression {
         Compression::None => Box::new(&mut *input),
-        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(&mut *input)),
+        Compression::Gzip => Box::new(gzip::Reader::new(&mut *input)),
         Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(&mut *input)?),
     };
     loop {

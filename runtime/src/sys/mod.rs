@@ -5,6 +5,8 @@
 
 pub mod beneath;
 pub mod interrupt;
+#[cfg(all(feature = "isal", target_arch = "x86_64"))]
+pub mod isal;
 pub mod mount;
 pub mod process;
 pub mod xattr;
