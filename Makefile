@@ -21,9 +21,11 @@ all: build
 build:
 	$(CARGO) build --release --workspace
 
-# The plugin that fails where it is told to. Never installed; the tests load it.
+# The plugin that fails where it is told to. Never installed; the tests load it. Whatever is built
+# next puts the real one back in its place.
 faults:
-	$(CARGO) build --release --package shifter-spank --features faults --target-dir $(TARGET)/faults
+	$(CARGO) build --release --package shifter-spank --features faults
+	install -D $(RELEASE)/libshifter_spank.so $(TARGET)/faults/libshifter_spank.so
 
 demo:
 	tests/setup.sh build demo
@@ -33,7 +35,8 @@ demo:
 test:
 	tests/setup.sh build test
 	$(MAKE) lint
-	$(MAKE) build faults
+	$(MAKE) faults
+	$(MAKE) build
 	$(CARGO) test --release --workspace
 
 lint:

@@ -5,7 +5,7 @@
 //! plugin logged, what each hook returned, and what it left behind.
 //!
 //! Before: `cargo build -p shifter-spank`, and for the panics a copy with `--features faults` as
-//! `../faults/release/libshifter_spank.so` beside it.
+//! `../faults/libshifter_spank.so` beside it.
 
 use std::{
     path::{Path, PathBuf},
@@ -75,7 +75,7 @@ impl Host {
     }
 
     fn faults(mut self) -> Host {
-        self.plugin = built("../faults/release/libshifter_spank.so");
+        self.plugin = built("../faults/libshifter_spank.so");
         self
     }
 
