@@ -308,8 +308,7 @@ impl Bench {
 
     /// Makes sure that the image is expanded.
     fn warm(&self, image: &Source) -> bool {
-        let outcome =
-            run_within(self.command("shifter", &["pull", "--to", "node", &image.name]), LIMIT);
+        let outcome = run_within(self.command("shifter", &["pull", &image.name]), LIMIT);
         if outcome.code != 0 {
             eprintln!("bench: {outcome}");
         }
