@@ -1,102 +1,31 @@
 //! `shifter pull` against a real registry: what arrives, what is refused, what is left behind.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::LazyLock,
-};
+use std::{fs, path::PathBuf, process::Command, sync::LazyLock};
 
 use fixtures::{
-    Outcome, Registry, Sandbox, Setup, User,
+    Place, Registry, Sandbox, Setup,
     image::{self, Compression, Image, Layer},
-    need, run,
+    need,
+    place::{assert_says, list},
+    run,
 };
 
 struct Site {
     sandbox: Sandbox,
     registry: Registry,
-    user: User,
 }
 
 /// One registry for all tests of this file; each test has images of its own.
 static SITE: LazyLock<Site> = LazyLock::new(|| {
     let sandbox = Sandbox::new().with_programs();
     let registry = Registry::start(&sandbox);
-    Site { sandbox, registry, user: User::ordinary() }
+    Site { sandbox, registry }
 });
 
-/// A user's place in the sandbox that no other test uses.
-struct Place<'a> {
-    site: &'a Site,
-    store: PathBuf,
-    node: PathBuf,
-}
-
 impl Site {
-    fn place(&self, name: &str) -> Place<'_> {
-        let dir = self.sandbox.make_dir(format!("pull/{name}"), 0o777);
-        Place { site: self, store: dir.join("store"), node: dir.join("node") }
-    }
-}
-
-impl Place<'_> {
-    fn command(&self, program: &str, args: &[&str]) -> Command {
-        let mut command = self.site.user.command(&self.site.sandbox, program);
-        command.env("SHIFTER_STORE", &self.store).env("SHIFTER_NODE_DIR", &self.node).args(args);
-        command
-    }
-
-    fn shifter(&self, args: &[&str]) -> Outcome {
-        run(self.command("shifter", args))
-    }
-
-    fn pull(&self, reference: &str) -> Outcome {
-        self.shifter(&["pull", reference])
-    }
-
-    /// The root of the only image on the node.
-    fn rootfs(&self) -> PathBuf {
-        let trees = list(&self.node.join("trees"));
-        assert_eq!(trees.len(), 1, "{trees:?}");
-        self.node.join("trees").join(&trees[0]).join("rootfs")
-    }
-
-    fn read(&self, path: &str) -> String {
-        let path = self.rootfs().join(path);
-        fs::read_to_string(&path).unwrap_or_else(|e| panic!("read {}: {e}", path.display()))
-    }
-
-    /// After a failure: no image, nothing half made.
-    fn assert_clean(&self) {
-        for dir in ["trees", "partial"] {
-            let left = list(&self.node.join(dir));
-            assert!(left.is_empty(), "{dir} of the node directory has {left:?}");
-        }
-        let partial = list(&self.store.join("partial"));
-        let partial: Vec<_> = partial.iter().filter(|name| !name.ends_with(".lock")).collect();
-        assert!(partial.is_empty(), "partial of the store has {partial:?}");
-        if let Ok(index) = fs::read_to_string(self.store.join("index.json")) {
-            assert!(!index.contains("sha256:"), "a failed image is in the store: {index}");
-        }
-    }
-}
-
-fn list(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut names: Vec<_> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
-}
-
-/// One message, in one line, with these parts.
-#[track_caller]
-fn assert_says(stderr: &str, parts: &[&str]) {
-    let lines: Vec<_> = stderr.lines().filter(|line| !line.contains("pulling ")).collect();
-    assert_eq!(lines.len(), 1, "not one line: {stderr}");
-    assert!(lines[0].starts_with("shifter: "), "{stderr}");
-    for part in parts {
-        assert!(lines[0].contains(part), "no {part:?} in: {stderr}");
+    /// A user's place in the sandbox that no other test uses.
+    fn place(&self, name: &str) -> Place {
+        Place::new(&self.sandbox, name)
     }
 }
 
@@ -123,7 +52,7 @@ fn layered() -> Image {
         .layer_as(top, Compression::None)
 }
 
-fn assert_layered(place: &Place<'_>) {
+fn assert_layered(place: &Place) {
     assert_eq!(place.read("etc/version"), "2");
     assert_eq!(place.read("etc/same"), "2");
     assert_eq!(place.read("usr/lib/through"), "link");
@@ -565,7 +494,7 @@ fn a_killed_pull_is_cleaned_up_by_the_next() {
     place.shifter(&["pull", "--to", "node", &name]).success();
     // What kill -9 in the middle of another image leaves behind.
     let dead = place.node.join("partial").join(&image::digest(b"dead")[7..]);
-    let mut mkdir = place.site.user.command(&place.site.sandbox, "mkdir");
+    let mut mkdir = place.user.command(&SITE.sandbox, "mkdir");
     mkdir.args(["-p", "-m", "0555"]).arg(dead.join("0/etc"));
     run(mkdir).success();
     SITE.registry.push("killed:2", &Image::new().layer(Layer::new().file("b", 0o644, "b")).build());

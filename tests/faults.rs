@@ -1,0 +1,283 @@
+//! `shifter pull` against a registry and a network that misbehave: either the right tree, or one
+//! clear line and nothing left behind.
+
+use std::{fs, path::PathBuf, process::Child, sync::LazyLock, time::Duration};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use fixtures::{
+    Fault, Faulty, Outcome, Place, Sandbox, eventually,
+    image::{self, Built, Compression, Image, Layer},
+    place::{assert_says, list},
+    run,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+static SANDBOX: LazyLock<Sandbox> = LazyLock::new(|| Sandbox::new().with_programs());
+
+fn place(name: &str) -> Place {
+    Place::new(&SANDBOX, name)
+}
+
+/// 256 KiB that do not compress.
+fn noise() -> Vec<u8> {
+    (0..1u32 << 16).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect()
+}
+
+/// A big layer and a small one.
+fn image() -> Built {
+    Image::new()
+        .layer(Layer::new().dir("etc", 0o755).file("etc/noise", 0o644, noise()))
+        .layer_as(Layer::new().file("etc/version", 0o644, "1"), Compression::Zstd)
+        .build()
+}
+
+/// The path of the big layer.
+fn big(image: &Built) -> String {
+    format!("blobs/{}", image.blobs()[0].digest())
+}
+
+#[track_caller]
+fn assert_arrived(place: &Place, outcome: Outcome) {
+    outcome.success();
+    assert_eq!(place.read("etc/version"), "1");
+    let arrived = fs::read(place.rootfs().join("etc/noise")).expect("the big layer's file");
+    assert!(arrived == noise(), "other content arrived");
+    place.assert_nothing_partial();
+}
+
+/// Credentials for a registry, as a user's login leaves them.
+fn login(registry: &Faulty) -> PathBuf {
+    let auth = BASE64_STANDARD.encode("alice:se:cret");
+    let file = serde_json::json!({"auths": {registry.address(): {"auth": auth}}});
+    SANDBOX.write(format!("auth-{}.json", registry.address()), file.to_string())
+}
+
+fn pull_as(place: &Place, registry: &Faulty, login: PathBuf) -> Outcome {
+    let mut command = place.command("shifter", &["pull", &registry.name()]);
+    command.env("REGISTRY_AUTH_FILE", login);
+    run(command)
+}
+
+#[test]
+fn a_broken_download_goes_on_where_it_broke() {
+    for (name, fault) in [("cut", Fault::Cut(1000)), ("no-length", Fault::NoLength(1000))] {
+        let (place, image) = (place(name), image());
+        let registry = Faulty::serve(&image);
+        registry.fail(&big(&image), 2, fault);
+        assert_arrived(&place, place.pull(&registry.name()));
+        let requests = registry.requests();
+        let ranges = requests.iter().filter(|r| r.line.contains(&big(&image)));
+        let ranges: Vec<_> = ranges.map(|request| request.range.as_deref()).collect();
+        assert_eq!(ranges, [None, Some("bytes=1000-"), Some("bytes=2000-")]);
+    }
+}
+
+#[test]
+fn a_registry_without_ranges_sends_it_again() {
+    let (place, image) = (place("ignore-range"), image());
+    let registry = Faulty::serve(&image);
+    registry.fail(&big(&image), 1, Fault::Cut(100_000)).fail(&big(&image), 1, Fault::IgnoreRange);
+    assert_arrived(&place, place.pull(&registry.name()));
+}
+
+#[test]
+fn a_range_may_begin_too_early_but_not_too_late() {
+    let image = image();
+    for (name, by) in [("early", -500), ("late", 500)] {
+        let place = place(&format!("range-{name}"));
+        let registry = Faulty::serve(&image);
+        registry.fail(&big(&image), 1, Fault::Cut(1000));
+        registry.fail(&big(&image), 1, Fault::ShiftRange(by));
+        let outcome = place.pull(&registry.name());
+        if by < 0 {
+            assert_arrived(&place, outcome);
+        } else {
+            let stderr = outcome.failure(125);
+            assert_says(&stderr, &["asked for bytes from 1000, got them from 1500"]);
+            place.assert_clean();
+        }
+    }
+}
+
+#[test]
+fn a_download_that_never_gets_further_is_given_up() {
+    let (place, image) = (place("no-progress"), image());
+    let registry = Faulty::serve(&image);
+    registry.fail(&big(&image), 1, Fault::Cut(1000)).fail(&big(&image), 100, Fault::Cut(0));
+    let stderr = place.pull(&registry.name()).failure(125);
+    assert_says(&stderr, &["cannot reach registry", &registry.address()]);
+    place.assert_clean();
+}
+
+#[test]
+fn whoever_hangs_up_is_called_again() {
+    for part in ["HEAD /v2/x/manifests", "GET /v2/x/manifests", "blobs/"] {
+        let place = place(&format!("hang-up-{}", part.len()));
+        let registry = Faulty::serve(&image());
+        registry.fail(part, 2, Fault::HangUp);
+        assert_arrived(&place, place.pull(&registry.name()));
+    }
+}
+
+#[test]
+fn a_busy_registry_is_asked_again_when_it_says_so() {
+    let place = place("busy");
+    let registry = Faulty::serve(&image());
+    let busy = |status| Fault::Answer(status, "Retry-After: 1\r\n".into(), Vec::new());
+    registry.fail("HEAD /v2/x/manifests", 1, busy(429)).fail("blobs/", 1, busy(503));
+    let outcome = place.pull(&registry.name());
+    assert!(outcome.wall > Duration::from_secs(2), "it was not waited for: {outcome}");
+    assert_arrived(&place, outcome);
+}
+
+#[test]
+fn a_broken_registry_is_said() {
+    let place = place("broken");
+    let registry = Faulty::serve(&image());
+    registry.fail("blobs/", 100, Fault::status(502));
+    let stderr = place.pull(&registry.name()).failure(125);
+    assert_says(&stderr, &["answered 502 Bad Gateway to blob sha256:", "try again later"]);
+    place.assert_clean();
+}
+
+#[test]
+fn a_digest_need_not_be_in_the_header() {
+    let place = place("no-digest");
+    let registry = Faulty::serve(&image());
+    registry.fail("manifests/", 100, Fault::NoDigest);
+    assert_arrived(&place, place.pull(&registry.name()));
+}
+
+#[test]
+fn other_content_is_noticed() {
+    let (place, image) = (place("other"), image());
+    let registry = Faulty::serve(&image);
+    let mut bytes = image.blobs()[0].bytes().to_vec();
+    bytes.reverse();
+    registry.fail(&big(&image), 100, Fault::Answer(200, String::new(), bytes));
+    let stderr = place.pull(&registry.name()).failure(125);
+    assert_says(&stderr, &["layer: ", "sent other content", &image.blobs()[0].digest()]);
+    place.assert_clean();
+}
+
+#[test]
+fn a_token_that_expires_is_renewed() {
+    for uses in [2, 3] {
+        let (place, image) = (place(&format!("token-{uses}")), image());
+        let registry = Faulty::serve(&image);
+        registry.want_tokens(&format!("http://{}/token", registry.address()), uses);
+        registry.fail(&big(&image), 1, Fault::Cut(1000));
+        assert_arrived(&place, place.pull(&registry.name()));
+        assert!(registry.count("/token?service=x&scope=repository%3Ax%3Apull") >= 2);
+    }
+}
+
+#[test]
+fn a_refused_login_is_said() {
+    let place = place("refused");
+    let registry = Faulty::serve(&image());
+    registry.want_tokens(&format!("http://{}/token", registry.address()), 100);
+    registry.fail("/token", 100, Fault::status(401));
+    let stderr = pull_as(&place, &registry, login(&registry)).failure(125);
+    assert_says(&stderr, &["refuses access to x", "credentials are not accepted", "log in"]);
+    assert!(!stderr.contains("se:cret"), "{stderr}");
+    place.assert_clean();
+}
+
+#[test]
+fn credentials_stay_with_their_registry() {
+    let place = place("elsewhere");
+    let (registry, store) = (Faulty::serve(&image()), Faulty::serve(&image()));
+    registry.want_tokens(&format!("http://{}/token", registry.address()), 100);
+    registry.fail("blobs/", 100, Fault::Redirect(format!("http://{}{{path}}", store.address())));
+    assert_arrived(&place, pull_as(&place, &registry, login(&registry)));
+    let told: Vec<_> = store.requests().into_iter().filter_map(|r| r.authorization).collect();
+    assert!(told.is_empty(), "another host was shown {told:?}");
+    let told = registry.requests().into_iter().filter_map(|r| r.authorization);
+    assert!(told.count() >= 3, "the registry was shown nothing");
+}
+
+#[test]
+fn redirects_that_lead_nowhere_are_said() {
+    let loops = |registry: &Faulty| format!("http://{}{{path}}", registry.address());
+    let nowhere = |_: &Faulty| String::new();
+    let refused = |_: &Faulty| "http://127.0.0.1:1/{path}".to_owned();
+    let cases: [(&str, &dyn Fn(&Faulty) -> String, &str); 3] = [
+        ("loop", &loops, "more than 5 redirects"),
+        ("nowhere", &nowhere, "redirect"),
+        ("refused", &refused, "connection refused"),
+    ];
+    for (name, target, cause) in cases {
+        let place = place(&format!("redirect-{name}"));
+        let registry = Faulty::serve(&image());
+        registry.fail("blobs/", 100, Fault::Redirect(target(&registry)));
+        let stderr = place.pull(&registry.name()).failure(125);
+        assert_says(&stderr, &[&registry.address(), cause]);
+        place.assert_clean();
+    }
+}
+
+fn start(place: &Place, args: &[&str]) -> Child {
+    let mut command = place.command("shifter", args);
+    command.stderr(std::process::Stdio::null()).spawn().expect("start shifter")
+}
+
+#[test]
+fn a_signal_ends_a_pull_that_waits_for_a_silent_registry() {
+    for (part, bytes) in [("HEAD ", 0), ("manifests/sha256:", 9), ("blobs/", 0), ("blobs/", 9)] {
+        let place = place(&format!("silent-{}-{bytes}", part.len()));
+        let registry = Faulty::serve(&image());
+        registry.fail(part, 100, Fault::Stall(bytes));
+        let mut pull = start(&place, &["pull", &registry.name()]);
+        eventually(Duration::from_secs(20), "a request", || {
+            (registry.count(part) > 0).then_some(())
+        });
+        kill(Pid::from_raw(pull.id().cast_signed()), Signal::SIGTERM).expect("kill");
+        let status = eventually(Duration::from_secs(3), "the pull to end", || {
+            pull.try_wait().expect("wait")
+        });
+        use std::os::unix::process::ExitStatusExt;
+        // Before the layers there is nothing to clean up, and the signal takes its course.
+        assert_eq!(status.code().or(status.signal().map(|n| 128 + n)), Some(128 + 15));
+        place.assert_clean();
+    }
+}
+
+#[test]
+fn a_pull_that_was_killed_is_done_by_the_next() {
+    let (place, image) = (place("killed"), image());
+    let registry = Faulty::serve(&image);
+    registry.fail(&big(&image), 1, Fault::Stall(100_000));
+    let mut pull = start(&place, &["pull", &registry.name()]);
+    let node = place.node.join("partial");
+    eventually(Duration::from_secs(20), "a tree in the making", || {
+        (registry.count(&big(&image)) > 0 && !list(&node).is_empty()).then_some(())
+    });
+    pull.kill().expect("kill");
+    pull.wait().expect("wait");
+    place.pull(&registry.name()).success();
+    assert_eq!(place.read("etc/version"), "1");
+    assert!(list(&node).is_empty(), "a dead pull's files stay in memory");
+}
+
+#[test]
+fn layers_that_are_empty_repeated_or_absent_are_layers() {
+    let twice = Layer::new().dir("etc", 0o755).file("etc/version", 0o644, "1");
+    let twice = || Layer::new().raw(&twice.to_tar());
+    let nothing = image::digest(b"");
+    for (name, image) in [
+        ("none", Image::new()),
+        ("empty", Image::new().layer(Layer::new()).layer_of(&nothing, vec![], Compression::None)),
+        ("twice", Image::new().layer(twice()).layer(twice())),
+    ] {
+        let place = place(&format!("odd-{name}"));
+        let registry = Faulty::serve(&image.build());
+        place.pull(&registry.name()).success();
+        let expected: &[&str] = if name == "twice" { &["etc"] } else { &[] };
+        assert_eq!(list(&place.rootfs()), expected);
+        place.assert_nothing_partial();
+    }
+}
