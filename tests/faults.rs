@@ -164,6 +164,17 @@ fn other_content_is_noticed() {
 }
 
 #[test]
+fn a_layer_that_the_registry_lost_is_said() {
+    let (place, image) = (place("lost"), image());
+    let registry = Faulty::serve(&image);
+    registry.fail(&big(&image), 100, Fault::status(404));
+    let stderr = place.pull(&registry.name()).failure(125);
+    assert_says(&stderr, &["answered 404 Not Found", &image.blobs()[0].digest()]);
+    assert!(!stderr.contains("check the name"), "the name is right: {stderr}");
+    place.assert_clean();
+}
+
+#[test]
 fn a_token_that_expires_is_renewed() {
     for uses in [2, 3] {
         let (place, image) = (place(&format!("token-{uses}")), image());
@@ -198,6 +209,25 @@ fn credentials_stay_with_their_registry() {
     assert!(told.is_empty(), "another host was shown {told:?}");
     let told = registry.requests().into_iter().filter_map(|r| r.authorization);
     assert!(told.count() >= 3, "the registry was shown nothing");
+}
+
+/// CVE-2020-15157: whoever stores the blobs asks for a login, and names himself as the place.
+#[test]
+fn whoever_stores_the_blobs_cannot_ask_for_credentials() {
+    for scheme in ["Bearer", "Basic"] {
+        let place = place(&format!("phish-{scheme}"));
+        let (registry, thief) = (Faulty::serve(&image()), Faulty::serve(&image()));
+        let realm = format!("{scheme} realm=\"http://{}/token\"", thief.address());
+        let challenge = format!("WWW-Authenticate: {realm}\r\n");
+        registry.fail("blobs/", 9, Fault::Redirect(format!("http://{}{{path}}", thief.address())));
+        thief.fail("blobs/", 9, Fault::Answer(401, challenge, Vec::new()));
+        let stderr = pull_as(&place, &registry, login(&registry)).failure(125);
+        assert_eq!(thief.count("/token"), 0, "a stranger's realm was asked for a token");
+        assert!(thief.requests().iter().all(|request| request.authorization.is_none()));
+        assert!(registry.requests().iter().all(|request| request.authorization.is_none()));
+        assert_says(&stderr, &[&thief.address(), "answered 401 Unauthorized to blob sha256:"]);
+        place.assert_clean();
+    }
 }
 
 #[test]

@@ -166,7 +166,11 @@ impl Transport {
             };
             let wait = match answer {
                 Ok(response) if response.status().is_success() => return Ok(response),
-                Ok(response) if response.status() == StatusCode::UNAUTHORIZED && !challenged => {
+                Ok(response)
+                    if response.status() == StatusCode::UNAUTHORIZED
+                        && !challenged
+                        && self.is_own(&response) =>
+                {
                     // Also in the middle of a pull: tokens live for minutes, pulls may not.
                     challenged = true;
                     self.auth.answer(&self.http, &response, proof).await?;
@@ -200,13 +204,26 @@ impl Transport {
             registry: self.registry.clone(),
             problem: "redirected to no place that can be followed".to_owned(),
         })?;
-        let make = async || tls_client(&self.registry, self.settings.as_ref());
-        let http = self.secure.get_or_try_init(make).await?;
-        let mut request = http.request(method.clone(), url);
+        let mut request = self.client(&url).await?.request(method.clone(), url);
         for (name, value) in headers {
             request = request.header(name, value);
         }
         Ok(request.send().await)
+    }
+
+    /// The client that can speak to `url`.
+    pub(super) async fn client(&self, url: &Url) -> Result<&Client, Error> {
+        if self.base.scheme() == "https" || url.scheme() != "https" {
+            return Ok(&self.http);
+        }
+        let make = async || tls_client(&self.registry, self.settings.as_ref());
+        self.secure.get_or_try_init(make).await
+    }
+
+    /// Whether it is the registry that answered, and not whom it redirected to: a stranger's
+    /// challenge is no reason to show credentials to anybody (CVE-2020-15157, SECURITY R24).
+    fn is_own(&self, response: &Response) -> bool {
+        response.url().origin() == self.base.origin()
     }
 
     /// Reads on in an answer's body.
@@ -220,7 +237,8 @@ impl Transport {
 
     async fn refusal(&self, path: &str, response: Response) -> Error {
         let status = response.status();
-        let registry = self.registry.clone();
+        let is_own = self.is_own(&response);
+        let registry = if is_own { self.registry.clone() } else { authority(response.url()) };
         let what = match path.split_once('/') {
             Some(("manifests", name)) if name.starts_with("sha256:") => {
                 format!("manifest {name} in {}", self.repository)
@@ -230,8 +248,11 @@ impl Transport {
             None => path.to_owned(),
         };
         match status {
-            StatusCode::NOT_FOUND => Error::NotFound { registry, what },
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Unauthorized {
+            // What a manifest names and is not there is nothing that another name would help.
+            StatusCode::NOT_FOUND if path.starts_with("manifests/") => {
+                Error::NotFound { registry, what }
+            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if is_own => Error::Unauthorized {
                 registry,
                 repository: self.repository.clone(),
                 known: self.auth.has_credentials(),
@@ -318,7 +339,13 @@ async fn speaks_plain(http: &Client, url: Url) -> bool {
     }
 }
 
-fn is_transient(status: StatusCode) -> bool {
+/// Host and port, as in image names.
+pub(super) fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+pub(super) fn is_transient(status: StatusCode) -> bool {
     status.is_server_error()
         || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
 }
