@@ -164,6 +164,14 @@ fn other_content_is_noticed() {
 }
 
 #[test]
+fn a_layer_that_begins_byte_by_byte_is_the_same_layer() {
+    let place = place("trickle");
+    let registry = Faulty::serve(&image());
+    registry.fail("blobs/", 100, Fault::Trickle);
+    assert_arrived(&place, place.pull(&registry.name()));
+}
+
+#[test]
 fn a_layer_that_the_registry_lost_is_said() {
     let (place, image) = (place("lost"), image());
     let registry = Faulty::serve(&image);

@@ -32,6 +32,8 @@ use crate::{
 const BUFFER: usize = 256 << 10;
 /// Buffers between two stages.
 const BUFFERS: usize = 6;
+/// What [`Compression::sniff`] looks at, in bytes.
+const MAGIC: usize = 4;
 
 /// One layer to read.
 pub(super) struct Job<'a> {
@@ -135,7 +137,7 @@ fn copy_inflated(
     inflated: &mpsc::SyncSender<Vec<u8>>,
     recycled: &mpsc::Receiver<Vec<u8>>,
 ) -> io::Result<bool> {
-    let compression = Compression::sniff(input.fill_buf()?);
+    let compression = Compression::sniff(input.head()?);
     let mut decoder: Box<dyn Read + '_> = match compression {
         Compression::None => Box::new(&mut *input),
         Compression::Gzip => Box::new(gzip::Reader::new(&mut *input)),
@@ -311,6 +313,18 @@ struct ChunkReader<'a> {
     chunks: Chunks<'a>,
     chunk: Bytes,
     error: Option<Error>,
+}
+
+impl ChunkReader<'_> {
+    /// The first bytes, enough for any magic number: a network may begin with a single byte.
+    fn head(&mut self) -> io::Result<&[u8]> {
+        let mut head = Vec::new();
+        while head.len() < MAGIC && !self.fill_buf()?.is_empty() {
+            head.extend_from_slice(&std::mem::take(&mut self.chunk));
+        }
+        self.chunk = head.into();
+        Ok(&self.chunk)
+    }
 }
 
 impl BufRead for ChunkReader<'_> {
