@@ -134,6 +134,19 @@ fn a_busy_registry_is_asked_again_when_it_says_so() {
 }
 
 #[test]
+fn a_registry_that_wants_to_be_left_alone_for_hours_is() {
+    let place = place("hours");
+    let registry = Faulty::serve(&image());
+    let body = br#"{"errors":[{"code":"TOOMANYREQUESTS","message":"pull limit reached"}]}"#;
+    let limit = Fault::Answer(429, "Retry-After: 21600\r\n".into(), body.to_vec());
+    registry.fail("GET /v2/x/manifests", 100, limit);
+    let stderr = place.pull(&registry.name()).failure(125);
+    assert_says(&stderr, &["429 Too Many Requests", "pull limit reached", "in 21600 s"]);
+    assert_eq!(registry.count("GET /v2/x/manifests"), 1);
+    place.assert_clean();
+}
+
+#[test]
 fn a_broken_registry_is_said() {
     let place = place("broken");
     let registry = Faulty::serve(&image());

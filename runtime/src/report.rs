@@ -157,6 +157,9 @@ fn registry_remedy(error: &crate::registry::Error) -> String {
         Error::Digest { .. } | Error::Size { .. } => {
             "try again; if it stays so, the copy in the registry or a proxy is damaged".to_owned()
         }
+        Error::Status { retry_after: Some(wait), .. } => {
+            format!("try again in {} s", wait.as_secs())
+        }
         Error::Status { status, .. } if status.is_server_error() || status.as_u16() == 429 => {
             "try again later".to_owned()
         }

@@ -16,6 +16,8 @@ mod auth;
 mod credentials;
 mod transport;
 
+use std::time::Duration;
+
 use bytes::{Buf as _, Bytes};
 use reqwest::{
     Method, Response, StatusCode,
@@ -74,6 +76,8 @@ pub enum Error {
         what: String,
         /// The registry's own words, made printable.
         message: String,
+        /// When it wants to be asked again.
+        retry_after: Option<Duration>,
     },
     /// Other bytes than the digest promised.
     #[error("{what}: registry {registry} sent other content: expected {expected}, got {got}")]

@@ -23,8 +23,8 @@ use crate::{
 };
 
 /// Tries of one request, the first included.
-const MAX_TRIES: u32 = 4;
-/// The longest wait that a registry may ask for.
+pub(super) const MAX_TRIES: u32 = 4;
+/// The longest wait that is waited; who asks for more is left alone.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// Time to reach the registry.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -177,7 +177,12 @@ impl Transport {
                     continue;
                 }
                 Ok(response) if is_transient(response.status()) && tries < MAX_TRIES => {
-                    retry_after(response.headers()).unwrap_or_else(|| backoff(tries))
+                    match retry_after(response.headers()) {
+                        Some(wait) if wait > MAX_RETRY_AFTER => {
+                            return Err(self.refusal(path, response).await);
+                        }
+                        wait => wait.unwrap_or_else(|| backoff(tries)),
+                    }
                 }
                 Ok(response) => return Err(self.refusal(path, response).await),
                 Err(error) => match Fault::from(error) {
@@ -257,7 +262,11 @@ impl Transport {
                 repository: self.repository.clone(),
                 known: self.auth.has_credentials(),
             },
-            _ => Error::Status { registry, status, what, message: own_words(response).await },
+            _ => {
+                let retry_after = retry_after(response.headers());
+                let message = own_words(response).await;
+                Error::Status { registry, status, what, message, retry_after }
+            }
         }
     }
 }
@@ -357,7 +366,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         Ok(seconds) => Duration::from_secs(seconds),
         Err(_) => httpdate::parse_http_date(value).ok()?.duration_since(SystemTime::now()).ok()?,
     };
-    Some(wait.min(MAX_RETRY_AFTER))
+    Some(wait)
 }
 
 /// Doubles from 200 ms, and spreads by up to a half: many nodes start at the same moment.
@@ -402,14 +411,14 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_read_in_both_forms_and_bounded() {
+    fn retry_after_is_read_in_both_forms() {
         let wait = |value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(RETRY_AFTER, HeaderValue::from_str(value).expect("ASCII"));
             retry_after(&headers)
         };
         assert_eq!(wait("2"), Some(Duration::from_secs(2)));
-        assert_eq!(wait("86400"), Some(MAX_RETRY_AFTER));
+        assert_eq!(wait("86400"), Some(Duration::from_secs(86400)));
         let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(30));
         assert!(wait(&soon).is_some_and(|w| w > Duration::from_secs(20)), "{soon}");
         assert_eq!(wait("soon"), None);
