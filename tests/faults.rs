@@ -208,6 +208,32 @@ fn a_token_that_expires_is_renewed() {
 }
 
 #[test]
+fn a_token_server_in_trouble_is_asked_again() {
+    let place = place("token-trouble");
+    let registry = Faulty::serve(&image());
+    registry.want_tokens(&format!("http://{}/token", registry.address()), 100);
+    registry.fail("/token", 1, Fault::status(503)).fail("/token", 1, Fault::HangUp);
+    registry.fail("/token", 1, Fault::Cut(5));
+    assert_arrived(&place, place.pull(&registry.name()));
+}
+
+#[test]
+fn a_broken_token_server_is_no_question_of_login() {
+    let place = place("token-broken");
+    let (registry, server) = (Faulty::serve(&image()), Faulty::serve(&image()));
+    registry.want_tokens(&format!("http://{}/token", server.address()), 100);
+    server.fail("/token", 100, Fault::status(503));
+    let stderr = place.pull(&registry.name()).failure(125);
+    assert_says(&stderr, &[&server.address(), "answered 503", "token", "try again later"]);
+    assert!(!stderr.contains("log in"), "{stderr}");
+
+    registry.want_tokens("http://127.0.0.1:1/token", 100);
+    let stderr = place.pull(&registry.name()).failure(125);
+    assert_says(&stderr, &["cannot reach", "127.0.0.1:1:", "connection refused"]);
+    place.assert_clean();
+}
+
+#[test]
 fn a_refused_login_is_said() {
     let place = place("refused");
     let registry = Faulty::serve(&image());

@@ -6,7 +6,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use reqwest::{Client, RequestBuilder, Response, Url, header::WWW_AUTHENTICATE};
 use serde::Deserialize;
 
-use super::{Error, credentials::Credentials};
+use super::{
+    Error,
+    credentials::Credentials,
+    transport::{MAX_TRIES, Transport, authority, is_transient, own_words, pause},
+};
 
 /// Largest token answer that is read, in bytes (SECURITY R16).
 const MAX_TOKEN: usize = 1 << 20;
@@ -68,7 +72,7 @@ impl Auth {
     /// it; whether it is accepted, the registry will say.
     pub(super) async fn answer(
         &self,
-        http: &Client,
+        transport: &Transport,
         response: &Response,
         refused: Option<Proof>,
     ) -> Result<(), Error> {
@@ -86,7 +90,7 @@ impl Auth {
         let bearer = challenges.iter().find(|c| c.scheme == "bearer");
         let basic = challenges.iter().any(|c| c.scheme == "basic");
         let proof = match (bearer, &self.credentials) {
-            (Some(challenge), _) => Some(Proof::Bearer(self.token(http, challenge).await?)),
+            (Some(challenge), _) => Some(Proof::Bearer(self.token(transport, challenge).await?)),
             (None, Some(credentials)) if basic => Some(Proof::Basic(credentials.clone())),
             _ => None,
         };
@@ -94,16 +98,12 @@ impl Auth {
         Ok(())
     }
 
-    async fn token(&self, http: &Client, challenge: &Challenge) -> Result<String, Error> {
-        let problem = |problem: &str| Error::Protocol {
-            registry: self.registry.clone(),
-            problem: problem.to_owned(),
-        };
+    async fn token(&self, transport: &Transport, challenge: &Challenge) -> Result<String, Error> {
         let realm = challenge.get("realm").and_then(|realm| Url::parse(realm).ok());
-        let mut url = realm.ok_or_else(|| problem("its token realm is no URL"))?;
+        let mut url = realm.ok_or_else(|| self.problem("its token realm is no URL"))?;
         // The credentials go there: in plain text only where the registry itself is plain (R24).
         if url.scheme() != "https" && !(self.plain && url.scheme() == "http") {
-            return Err(problem("its token realm is not https"));
+            return Err(self.problem("its token realm is not https"));
         }
         {
             let mut query = url.query_pairs_mut();
@@ -112,16 +112,39 @@ impl Auth {
             }
             query.append_pair("scope", &format!("repository:{}:pull", self.repository));
         }
-        let mut request = http.get(url);
+        let mut tries = 1;
+        loop {
+            match self.ask(transport.client(&url).await?, &url).await {
+                Err(error) if tries < MAX_TRIES && error.is_passing() => pause(tries).await,
+                answer => return answer,
+            }
+            tries += 1;
+        }
+    }
+
+    /// Asks for a token once. A token server may have trouble of its own, which is no refusal.
+    async fn ask(&self, http: &Client, url: &Url) -> Result<String, Error> {
+        let server = authority(url);
+        let mut request = http.get(url.clone());
         if let Some(credentials) = &self.credentials {
             request = request.basic_auth(&credentials.user, Some(&credentials.password));
         }
         let unreachable = |error: reqwest::Error| Error::Unreachable {
-            registry: self.registry.clone(),
+            registry: server.clone(),
             fault: error.into(),
         };
         let mut response = request.send().await.map_err(unreachable)?;
-        if !response.status().is_success() {
+        let status = response.status();
+        if is_transient(status) {
+            return Err(Error::Status {
+                registry: server,
+                status,
+                what: format!("the request for a token for {}", self.repository),
+                retry_after: None,
+                message: own_words(response).await,
+            });
+        }
+        if !status.is_success() {
             return Err(Error::Unauthorized {
                 registry: self.registry.clone(),
                 repository: self.repository.clone(),
@@ -132,14 +155,18 @@ impl Auth {
         while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
             body.extend_from_slice(&chunk);
             if body.len() > MAX_TOKEN {
-                return Err(problem("its token is larger than 1 MiB"));
+                return Err(self.problem("its token is larger than 1 MiB"));
             }
         }
         let answer: Token = serde_json::from_slice(&body).unwrap_or_default();
         answer
             .token
             .or(answer.access_token)
-            .ok_or_else(|| problem("its token server sent no token"))
+            .ok_or_else(|| self.problem("its token server sent no token"))
+    }
+
+    fn problem(&self, problem: &str) -> Error {
+        Error::Protocol { registry: self.registry.clone(), problem: problem.to_owned() }
     }
 
     fn proof(&self) -> MutexGuard<'_, Option<Proof>> {

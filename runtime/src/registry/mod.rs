@@ -115,6 +115,17 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether another try may help.
+    fn is_passing(&self) -> bool {
+        match self {
+            Error::Unreachable { fault, .. } => !fault.is_hopeless(),
+            Error::Status { status, .. } => transport::is_transient(*status),
+            _ => false,
+        }
+    }
+}
+
 fn refusal(known: bool) -> &'static str {
     if known { "the stored credentials are not accepted" } else { "no credentials are stored" }
 }

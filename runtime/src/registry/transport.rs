@@ -53,7 +53,7 @@ impl Fault {
     }
 
     /// What another try would not change: certificates, redirects.
-    fn is_hopeless(&self) -> bool {
+    pub(super) fn is_hopeless(&self) -> bool {
         self.0.is_redirect() || self.0.is_builder() || self.is_tls()
     }
 
@@ -173,7 +173,7 @@ impl Transport {
                 {
                     // Also in the middle of a pull: tokens live for minutes, pulls may not.
                     challenged = true;
-                    self.auth.answer(&self.http, &response, proof).await?;
+                    self.auth.answer(self, &response, proof).await?;
                     continue;
                 }
                 Ok(response) if is_transient(response.status()) && tries < MAX_TRIES => {
@@ -192,6 +192,7 @@ impl Transport {
             };
             tokio::time::sleep(wait).await;
             tries += 1;
+            challenged = false; // a token may have expired while this waited
         }
     }
 
@@ -376,13 +377,13 @@ fn backoff(tries: u32) -> Duration {
     base.mul_f64(1.0 + f64::from(clock.subsec_nanos() % 1000) / 2000.0)
 }
 
-/// Waits before a broken blob is taken up again.
+/// Waits before what broke is taken up again.
 pub(super) async fn pause(breaks: u32) {
     tokio::time::sleep(backoff(breaks)).await;
 }
 
 /// The first error of a registry's JSON (distribution specification, "Error Codes").
-async fn own_words(mut response: Response) -> String {
+pub(super) async fn own_words(mut response: Response) -> String {
     let mut body = Vec::new();
     while let Ok(Some(chunk)) = response.chunk().await {
         body.extend_from_slice(&chunk);
