@@ -123,6 +123,16 @@ fn whoever_hangs_up_is_called_again() {
 }
 
 #[test]
+fn a_manifest_that_was_cut_off_is_asked_for_again() {
+    for (name, fault) in [("length", Fault::Cut(100)), ("no-length", Fault::NoLength(100))] {
+        let place = place(&format!("cut-manifest-{name}"));
+        let registry = Faulty::serve(&image());
+        registry.fail("GET /v2/x/manifests", 1, fault);
+        assert_arrived(&place, place.pull(&registry.name()));
+    }
+}
+
+#[test]
 fn a_busy_registry_is_asked_again_when_it_says_so() {
     let place = place("busy");
     let registry = Faulty::serve(&image());

@@ -170,8 +170,24 @@ impl Registry {
 
     /// Fetches a manifest or index by tag or by digest.
     pub async fn manifest(&self, name: &str) -> Result<Fetched, Error> {
-        let mut response =
-            self.transport.send(Method::GET, &manifest_path(name), &[manifest_accept()]).await?;
+        let mut breaks = 0;
+        loop {
+            let response = self
+                .transport
+                .send(Method::GET, &manifest_path(name), &[manifest_accept()])
+                .await?;
+            match self.read_manifest(name, response).await {
+                // The body ended early; without a length, that shows in its digest only.
+                Err(Error::Unreachable { .. } | Error::Digest { .. }) if breaks < 2 => {
+                    breaks += 1;
+                    transport::pause(breaks).await;
+                }
+                read => return read,
+            }
+        }
+    }
+
+    async fn read_manifest(&self, name: &str, mut response: Response) -> Result<Fetched, Error> {
         let content_type = response
             .headers()
             .get(CONTENT_TYPE)
