@@ -167,6 +167,20 @@ fn a_broken_registry_is_said() {
 }
 
 #[test]
+fn a_web_page_is_no_manifest() {
+    let place = place("portal");
+    let registry = Faulty::serve(&image());
+    let page = |status| {
+        let html = b"<html>Please log in to the guest network</html>".to_vec();
+        Fault::Answer(status, "Content-Type: text/html; charset=utf-8\r\n".into(), html)
+    };
+    registry.fail("/v2/x/", 100, page(200));
+    let stderr = place.pull(&registry.name()).failure(125);
+    assert_says(&stderr, &[&registry.address(), "text/html", "not a manifest"]);
+    place.assert_clean();
+}
+
+#[test]
 fn a_digest_need_not_be_in_the_header() {
     let place = place("no-digest");
     let registry = Faulty::serve(&image());

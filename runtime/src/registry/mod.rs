@@ -193,6 +193,10 @@ impl Registry {
             .get(CONTENT_TYPE)
             .and_then(|value| value.to_str().ok())
             .map(|value| value.split(';').next().unwrap_or(value).trim().to_owned());
+        if content_type.as_deref() == Some("text/html") {
+            let problem = "sent a web page (text/html), not a manifest";
+            return Err(self.protocol(problem.to_owned()));
+        }
         let promised = Digest::parse(name).ok().or_else(|| content_digest(&response));
         let mut bytes = Vec::new();
         while let Some(chunk) = self.transport.chunk(&mut response).await? {
