@@ -1,9 +1,9 @@
 //! `shifter pull` against a real registry: what arrives, what is refused, what is left behind.
 
-use std::{fs, path::PathBuf, process::Command, sync::LazyLock};
+use std::{fs, path::PathBuf, process::Command, sync::LazyLock, time::Duration};
 
 use fixtures::{
-    Place, Registry, Sandbox, Setup,
+    Fault, Faulty, Place, Registry, Sandbox, Setup,
     image::{self, Compression, Image, Layer},
     need,
     place::{assert_says, list},
@@ -437,6 +437,25 @@ fn a_full_node_directory_is_said_and_left_empty() {
 }
 
 #[test]
+fn a_full_node_directory_ends_the_download() {
+    need!(root);
+    let mut place = SITE.place("full-ends");
+    let tmpfs = SmallTmpfs::mount(SITE.sandbox.make_dir("pull/tmpfs-ends", 0o777), "2m");
+    place.node = tmpfs.0.join("node");
+    // Full after the first kilobytes; the rest comes so slowly that it would take minutes.
+    let noise: Vec<u8> =
+        (0..1u32 << 17).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let layer = Layer::new().file("zeros", 0o644, vec![0; 8 << 20]).file("noise", 0o644, noise);
+    let image = Image::new().layer(layer).build();
+    let registry = Faulty::serve(&image);
+    registry.fail("blobs/", 1, Fault::Cut(20_000)).fail("blobs/", 1000, Fault::Cut(1000));
+    let outcome = place.shifter(&["pull", "--to", "node", &registry.name()]);
+    assert!(outcome.wall < Duration::from_secs(10), "it went on for nothing: {outcome}");
+    assert_says(&outcome.failure(125), &["is full", "SHIFTER_NODE_DIR"]);
+    place.assert_clean();
+}
+
+#[test]
 fn many_pulls_of_one_image_are_one() {
     need!(root, registry);
     let place = SITE.place("many");
@@ -471,7 +490,7 @@ fn an_interrupted_pull_leaves_nothing() {
     let name = SITE.registry.name("interrupted:1");
     let mut child = place.command("shifter", &["pull", &name]).spawn().expect("start shifter");
     let partial = place.node.join("partial");
-    fixtures::eventually(std::time::Duration::from_secs(20), "a pull in the middle", || {
+    fixtures::eventually(Duration::from_secs(20), "a pull in the middle", || {
         (!list(&partial).is_empty()).then_some(())
     });
     let pid = nix::unistd::Pid::from_raw(child.id() as i32);

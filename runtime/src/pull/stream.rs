@@ -78,14 +78,18 @@ pub(super) fn run(
         let expanded = layer::expand(&mut tar, folder.as_fd(), &layer::Limits::default());
         let got = tar.hasher.take().map(Hasher::finish);
         drop(tar); // an inflater that still has something to hand over finds nobody, and ends
-        if !matches!(expanded, Ok(_) | Err(layer::Error::Malformed { .. })) {
-            // Nothing that is still to come can explain this better.
+        // Nothing that is still to come can explain this better.
+        let explained = !matches!(expanded, Ok(_) | Err(layer::Error::Malformed { .. }));
+        if explained {
             shared.cancel();
         }
         // Where both failed, the earlier stage knows why.
         let upstream = inflate.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let expanded = match (upstream, expanded) {
-            (Err(Some(error)), _) => return Err(error),
+            // Unless it was waiting for the network, and has only been told to stop.
+            (Err(Some(error)), _) if !(explained && matches!(error, Error::Cancelled)) => {
+                return Err(error);
+            }
             (_, Err(source)) => {
                 return Err(Error::Layer { digest: job.layer.digest.clone(), source });
             }
