@@ -456,6 +456,45 @@ fn a_full_node_directory_ends_the_download() {
 }
 
 #[test]
+fn a_node_directory_that_takes_no_more_files_is_said() {
+    need!(root, registry);
+    SITE.registry.push("inodes:1", &layered().build());
+    let mut place = SITE.place("inodes");
+    let options = "2m,nr_inodes=12";
+    let tmpfs = SmallTmpfs::mount(SITE.sandbox.make_dir("pull/tmpfs-inodes", 0o777), options);
+    place.node = tmpfs.0.join("node");
+    let stderr = place.pull(&SITE.registry.name("inodes:1")).failure(125);
+    let node = place.node.display().to_string();
+    assert_says(&stderr, &[&node, "no space left on device", "SHIFTER_NODE_DIR"]);
+    assert!(!stderr.contains("SHIFTER_STORE"), "{stderr}");
+    place.assert_clean();
+}
+
+#[test]
+fn a_store_that_cannot_be_written_to_is_said_and_left_as_it_was() {
+    need!(root, registry);
+    let noise: Vec<u8> =
+        (0..1u32 << 20).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let noise = Layer::new().file("noise", 0o644, noise);
+    SITE.registry.push("store:1", &Image::new().layer_as(noise, Compression::None).build());
+    let name = SITE.registry.name("store:1");
+    let mut place = SITE.place("store-full");
+    let tmpfs = SmallTmpfs::mount(SITE.sandbox.make_dir("pull/tmpfs-store", 0o777), "2m");
+    place.store = tmpfs.0.join("store");
+    let store = place.store.display().to_string();
+    let stderr = place.pull(&name).failure(125);
+    assert_says(&stderr, &["write ", &store, "no space left on device", "or set SHIFTER_STORE"]);
+    place.assert_clean();
+
+    let mut remount = Command::new("mount");
+    remount.args(["-o", "remount,ro"]).arg(&tmpfs.0);
+    run(remount).success();
+    let stderr = place.pull(&name).failure(125);
+    assert_says(&stderr, &["create ", &store, "read-only file system", "set SHIFTER_STORE"]);
+    place.assert_clean();
+}
+
+#[test]
 fn many_pulls_of_one_image_are_one() {
     need!(root, registry);
     let place = SITE.place("many");

@@ -99,14 +99,24 @@ impl From<&crate::container::Error> for Report {
 #[cfg(feature = "pull")]
 impl From<&crate::store::Error> for Report {
     fn from(error: &crate::store::Error) -> Report {
-        let remedy = match error.op.ends_with("node directory") {
-            true => "set SHIFTER_NODE_DIR to a directory of your own with mode 0700, on a tmpfs",
-            false if error.is_no_space() => {
-                "free space there, or set SHIFTER_STORE to another place"
+        use io::ErrorKind::{AlreadyExists, NotADirectory, PermissionDenied, ReadOnlyFilesystem};
+        let remedy = match error.source.kind() {
+            _ if error.op.ends_with("node directory") => node_remedy(error),
+            _ if error.is_no_space() => "free space there, or set SHIFTER_STORE to another place",
+            AlreadyExists | NotADirectory | PermissionDenied | ReadOnlyFilesystem => {
+                "set SHIFTER_STORE to a directory that you can write to"
             }
-            false => "set SHIFTER_STORE to a directory that you can write to",
+            _ => "",
         };
         Report::runtime(error, remedy)
+    }
+}
+
+#[cfg(feature = "pull")]
+fn node_remedy(error: &crate::store::Error) -> &'static str {
+    match error.is_no_space() {
+        true => "remove images there, or set SHIFTER_NODE_DIR",
+        false => "set SHIFTER_NODE_DIR to a directory of your own with mode 0700, on a tmpfs",
     }
 }
 
@@ -117,6 +127,7 @@ impl From<&crate::pull::Error> for Report {
         match error {
             Error::Registry(error) => Report::runtime(error, &registry_remedy(error)),
             Error::Store(error) => error.into(),
+            Error::Node(error) => Report::runtime(error, node_remedy(error)),
             Error::NoSpace { .. } => {
                 Report::runtime(error, "remove images there, or set SHIFTER_NODE_DIR")
             }

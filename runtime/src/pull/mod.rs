@@ -83,9 +83,12 @@ pub enum Error {
     /// The manifest or the configuration.
     #[error(transparent)]
     Document(#[from] oci::Error),
-    /// The disk.
+    /// The disk with the store.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// The node directory.
+    #[error(transparent)]
+    Node(store::Error),
     /// A document of another length than its descriptor says.
     #[error("manifest {digest}: expected {expected} bytes, got {got}")]
     DocumentSize {
@@ -299,6 +302,19 @@ impl Pull<'_> {
         if node.tree(&documents.digest).is_some() && !missing_blobs {
             return Ok(true);
         }
+        self.bring_to(node, documents, missing_blobs, tell).map_err(|error| match error {
+            Error::Store(error) if error.path.starts_with(node.path()) => Error::Node(error),
+            error => error,
+        })
+    }
+
+    fn bring_to(
+        &self,
+        node: &Node,
+        documents: &Documents,
+        missing_blobs: bool,
+        tell: &mut dyn FnMut(Event),
+    ) -> Result<bool, Error> {
         let lock = node.lock(&documents.digest, || tell(Event::Waiting))?;
         if node.tree(&documents.digest).is_some() {
             if missing_blobs {
@@ -310,14 +326,14 @@ impl Pull<'_> {
             node.blobs().put_document(digest, document)?;
         }
         let (needed, free) = (documents.manifest.download_size(), node.free()?);
-        let full = || Error::NoSpace { path: node.path().to_owned(), needed, free };
+        let full = |needed| Error::NoSpace { path: node.path().to_owned(), needed, free };
         // Compressed sizes are all that is known before: less than that can never be enough.
         if free < needed {
-            return Err(full());
+            return Err(full(needed));
         }
         let stage = node.stage(&lock)?;
         self.layers(documents, Some(&stage), tell)
-            .map_err(|error| if error.is_no_space_in(node) { full() } else { error })?;
+            .map_err(|error| if error.is_no_space_in(node) { full(free) } else { error })?;
         stage.commit()?;
         Ok(false)
     }
