@@ -39,7 +39,7 @@ use crate::{
     reference::Reference,
     registry,
     store::{self, Node, Stage, Store},
-    sys::interrupt,
+    sys::interrupt::Caught,
 };
 
 /// How often progress is told and interruption looked for.
@@ -295,7 +295,7 @@ impl Pull<'_> {
         let missing_blobs = self.keep && !self.stored(documents);
         let Some(node) = &self.node else {
             if missing_blobs {
-                self.layers(documents, None, tell)?;
+                self.layers(documents, None, &Caught::install(), tell)?;
             }
             return Ok(!missing_blobs);
         };
@@ -316,9 +316,11 @@ impl Pull<'_> {
         tell: &mut dyn FnMut(Event),
     ) -> Result<bool, Error> {
         let lock = node.lock(&documents.digest, || tell(Event::Waiting))?;
+        // Not before the wait for others, which any signal may end; but before anything is written.
+        let caught = Caught::install();
         if node.tree(&documents.digest).is_some() {
             if missing_blobs {
-                self.layers(documents, None, tell)?;
+                self.layers(documents, None, &caught, tell)?;
             }
             return Ok(!missing_blobs);
         }
@@ -332,7 +334,7 @@ impl Pull<'_> {
             return Err(full(needed));
         }
         let stage = node.stage(&lock)?;
-        self.layers(documents, Some(&stage), tell)
+        self.layers(documents, Some(&stage), &caught, tell)
             .map_err(|error| if error.is_no_space_in(node) { full(free) } else { error })?;
         stage.commit()?;
         Ok(false)
@@ -358,11 +360,11 @@ impl Pull<'_> {
         &self,
         documents: &Documents,
         stage: Option<&Stage>,
+        caught: &Caught,
         tell: &mut dyn FnMut(Event),
     ) -> Result<(), Error> {
         let manifest = &documents.manifest;
         tell(Event::Begin { layers: manifest.layers.len(), bytes: manifest.download_size() });
-        let caught = interrupt::Caught::install();
         let jobs = self.jobs(documents, stage)?;
         let mut tree = match stage {
             Some(stage) => Some(layer::Tree::new(stage.rootfs()?)),
@@ -434,6 +436,10 @@ impl Pull<'_> {
         if let Some(tree) = tree {
             tree.finish()
                 .map_err(|source| Error::Layer { digest: documents.digest.clone(), source })?;
+        }
+        // Soon signals have their own effect again; one that came meanwhile is not lost.
+        if let Some(signal) = caught.signal() {
+            return Err(Error::Interrupted(signal));
         }
         tell(Event::End);
         Ok(())
