@@ -1,7 +1,14 @@
 //! `shifter pull` against a registry and a network that misbehave: either the right tree, or one
 //! clear line and nothing left behind.
 
-use std::{fs, path::PathBuf, process::Child, sync::LazyLock, time::Duration};
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
+    path::PathBuf,
+    process::Child,
+    sync::LazyLock,
+    time::Duration,
+};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use fixtures::{
@@ -303,18 +310,15 @@ fn whoever_stores_the_blobs_cannot_ask_for_credentials() {
 
 #[test]
 fn redirects_that_lead_nowhere_are_said() {
-    let loops = |registry: &Faulty| format!("http://{}{{path}}", registry.address());
-    let nowhere = |_: &Faulty| String::new();
-    let refused = |_: &Faulty| "http://127.0.0.1:1/{path}".to_owned();
-    let cases: [(&str, &dyn Fn(&Faulty) -> String, &str); 3] = [
-        ("loop", &loops, "more than 5 redirects"),
-        ("nowhere", &nowhere, "redirect"),
-        ("refused", &refused, "connection refused"),
-    ];
-    for (name, target, cause) in cases {
+    for (name, target, cause) in [
+        ("loop", "http://{registry}{path}", "more than 5 redirects"),
+        ("nowhere", "", "redirect"),
+        ("refused", "http://127.0.0.1:1/{path}", "connection refused"),
+    ] {
         let place = place(&format!("redirect-{name}"));
         let registry = Faulty::serve(&image());
-        registry.fail("blobs/", 100, Fault::Redirect(target(&registry)));
+        let target = target.replace("{registry}", &registry.address());
+        registry.fail("blobs/", 100, Fault::Redirect(target));
         let stderr = place.pull(&registry.name()).failure(125);
         assert_says(&stderr, &[&registry.address(), cause]);
         place.assert_clean();
@@ -340,7 +344,6 @@ fn a_signal_ends_a_pull_that_waits_for_a_silent_registry() {
         let status = eventually(Duration::from_secs(3), "the pull to end", || {
             pull.try_wait().expect("wait")
         });
-        use std::os::unix::process::ExitStatusExt;
         // Before the layers there is nothing to clean up, and the signal takes its course.
         assert_eq!(status.code().or(status.signal().map(|n| 128 + n)), Some(128 + 15));
         place.assert_clean();
@@ -380,5 +383,42 @@ fn layers_that_are_empty_repeated_or_absent_are_layers() {
         let expected: &[&str] = if name == "twice" { &["etc"] } else { &[] };
         assert_eq!(list(&place.rootfs()), expected);
         place.assert_nothing_partial();
+    }
+}
+
+#[test]
+fn first_pulls_at_the_same_time_all_have_their_name() {
+    let place = place("first");
+    let registry = Faulty::serve(&image());
+    let names: Vec<_> = (0..12).map(|n| format!("{}/x{n}:1", registry.address())).collect();
+    let pulls: Vec<_> =
+        names.iter().map(|name| start(&place, &["pull", "--to", "store", name])).collect();
+    for mut pull in pulls {
+        assert!(pull.wait().expect("wait").success());
+    }
+    let index = fs::read_to_string(place.store.join("index.json")).expect("an index");
+    for name in &names {
+        assert!(index.contains(&format!("\"{name}\"")), "{name} is lost: {index}");
+    }
+    place.assert_nothing_partial();
+}
+
+#[test]
+fn the_umask_is_the_users_and_not_the_images() {
+    let image = Image::new().layer(Layer::new().dir("open", 0o777).file("open/f", 0o666, "x"));
+    let registry = Faulty::serve(&image.build());
+    for umask in ["000", "077"] {
+        let place = place(&format!("umask-{umask}"));
+        let script = format!("umask {umask}; exec shifter pull {}", registry.name());
+        run(place.command("sh", &["-c", &script])).success();
+        let mode = |path: PathBuf| {
+            let metadata = fs::metadata(&path);
+            let metadata = metadata.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            metadata.permissions().mode() & 0o7777
+        };
+        assert_eq!(mode(place.rootfs().join("open")), 0o777);
+        assert_eq!(mode(place.rootfs().join("open/f")), 0o666);
+        assert_eq!(mode(place.store.clone()), 0o700);
+        assert_eq!(mode(place.store.join("index.json")), 0o600);
     }
 }

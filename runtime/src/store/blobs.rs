@@ -55,16 +55,11 @@ impl Blobs {
 
     /// Begins a blob. What is written becomes visible by [`BlobWriter::commit`], or never.
     pub fn writer(&self, digest: &Digest) -> Result<BlobWriter, Error> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = self.partial.join(format!("{}.{}.{count}", digest.hex(), std::process::id()));
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let file = file.map_err(|e| Error::new("create", &path, e))?;
-        Ok(BlobWriter { file, path, name: self.dir.join(digest.hex()), done: false })
+        BlobWriter::create(&self.partial, &self.dir.join(digest.hex()))
     }
 }
 
-/// A blob on its way into the store. Dropped, it leaves nothing.
+/// A file on its way into the store. Dropped, it leaves nothing.
 #[derive(Debug)]
 pub struct BlobWriter {
     file: File,
@@ -74,7 +69,27 @@ pub struct BlobWriter {
 }
 
 impl BlobWriter {
-    /// Makes the blob visible. Only for content that has been verified.
+    /// Begins a file in `partial` that is to become `name`.
+    ///
+    /// Its own name is nobody else's: on another node of a shared filesystem a process may have the
+    /// same number, and a dead one may have had it here.
+    pub(super) fn create(partial: &Path, name: &Path) -> Result<BlobWriter, Error> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let stem = name.file_name().expect("made by joining a name").display();
+        loop {
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let path = partial.join(format!("{stem}.{}.{count}", std::process::id()));
+            match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+                Ok(file) => {
+                    return Ok(BlobWriter { file, path, name: name.to_owned(), done: false });
+                }
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(Error::new("create", path, e)),
+            }
+        }
+    }
+
+    /// Makes the file visible. Only for content that has been verified.
     pub fn commit(mut self) -> Result<(), Error> {
         // Before the rename: else a crash can leave an empty file under a valid digest, on
         // filesystems that allocate late. NFS and Lustre report a full quota only here.

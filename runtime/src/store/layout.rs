@@ -2,16 +2,16 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, DirBuilder, File},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{Blobs, Error};
+use super::{BlobWriter, Blobs, Error};
 use crate::{digest::Digest, oci::Descriptor, reference::Reference};
 
 /// The key of a name in index.json (annotations.md). The name is the whole canonical reference,
@@ -55,6 +55,11 @@ impl Store {
                 .map_err(|e| Error::new("create", &dir, e))?;
         }
         if Store::open(root).is_none() {
+            // Whoever else begins it may be done by now, and have put a name into it.
+            let _lock = store.lock()?;
+            if Store::open(root).is_some() {
+                return Ok(store);
+            }
             store.write_index(&Index { schema_version: 2, manifests: Vec::new() })?;
             store.replace("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         }
@@ -90,11 +95,7 @@ impl Store {
         manifest: Descriptor,
         resolved: &Digest,
     ) -> Result<(), Error> {
-        let path = self.root.join("partial/index.lock");
-        let lock = File::create(&path).map_err(|e| Error::new("create", &path, e))?;
-        // Without flock (some Lustre mounts) two writers at the same moment can lose one name,
-        // never break the file: it is replaced whole.
-        let _ = lock.lock();
+        let _lock = self.lock()?;
         let mut index = self.read_index()?;
         let name = reference.to_string();
         index.manifests.retain(|d| d.annotations.get(REF_NAME) != Some(&name));
@@ -106,6 +107,18 @@ impl Store {
             ..manifest
         });
         self.write_index(&index)
+    }
+
+    /// Becomes the only writer of the index, until the file is dropped.
+    fn lock(&self) -> Result<File, Error> {
+        let path = self.root.join("partial/index.lock");
+        let lock =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        let lock = lock.map_err(|e| Error::new("create", &path, e))?;
+        // Without flock (some Lustre mounts) two writers at the same moment can lose one name,
+        // never break the file: it is replaced whole.
+        let _ = lock.lock();
+        Ok(lock)
     }
 
     fn read_index(&self) -> Result<Index, Error> {
@@ -120,14 +133,10 @@ impl Store {
     }
 
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        let temporary = self.root.join(format!("partial/{name}.{}", std::process::id()));
-        let write = || -> io::Result<()> {
-            let mut file = File::create(&temporary)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&temporary, self.root.join(name))
-        };
-        write().map_err(|e| Error::new("write", self.root.join(name), e))
+        let name = self.root.join(name);
+        let mut writer = BlobWriter::create(&self.root.join("partial"), &name)?;
+        writer.write_all(bytes).map_err(|e| Error::new("write", &name, e))?;
+        writer.commit()
     }
 
     /// Removes what dead processes left in `partial/`. Best effort: nothing depends on it.
@@ -184,6 +193,19 @@ mod tests {
     }
 
     #[test]
+    fn what_a_dead_process_of_the_same_number_left_is_in_nobodys_way() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = Store::create(dir.path()).expect("create");
+        let digest = Digest::of(b"content");
+        for count in 0..1000 {
+            let left = format!("partial/{}.{}.{count}", digest.hex(), std::process::id());
+            fs::write(dir.path().join(left), b"half").expect("write");
+        }
+        store.blobs().put_document(&digest, b"content").expect("put");
+        assert_eq!(store.blobs().document(&digest).as_deref(), Some(&b"content"[..]));
+    }
+
+    #[test]
     fn a_blob_is_complete_or_absent() {
         let dir = tempfile::tempdir().expect("tempdir");
         let store = Store::create(dir.path()).expect("create");
@@ -196,7 +218,8 @@ mod tests {
         writer.write_all(b"half").expect("write");
         drop(writer);
         assert!(store.blobs().document(&absent).is_none());
-        let left = fs::read_dir(dir.path().join("partial")).expect("partial").count();
-        assert_eq!(left, 0, "an abandoned blob stays on disk");
+        let left = fs::read_dir(dir.path().join("partial")).expect("partial").flatten();
+        let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+        assert_eq!(left, ["index.lock"], "an abandoned blob stays on disk");
     }
 }
