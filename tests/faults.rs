@@ -12,8 +12,9 @@ use std::{
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use fixtures::{
-    Fault, Faulty, Outcome, Place, Sandbox, eventually,
+    Fault, Faulty, Outcome, Place, Registry, Sandbox, Setup, eventually,
     image::{self, Built, Compression, Image, Layer},
+    need,
     place::{assert_says, list},
     run,
 };
@@ -421,4 +422,43 @@ fn the_umask_is_the_users_and_not_the_images() {
         assert_eq!(mode(place.store.clone()), 0o700);
         assert_eq!(mode(place.store.join("index.json")), 0o600);
     }
+}
+
+#[test]
+fn relative_directories_are_where_the_user_stands() {
+    let place = place("relative");
+    let registry = Faulty::serve(&image());
+    let mut command = place.command("shifter", &["pull", &registry.name()]);
+    command.env("SHIFTER_STORE", "store").env("SHIFTER_NODE_DIR", "node");
+    command.current_dir(place.store.parent().expect("it is in a directory"));
+    assert_arrived(&place, run(command));
+}
+
+#[test]
+fn a_plain_registry_may_use_servers_that_speak_tls() {
+    need!(root, registry, openssl);
+    let place = place("tls");
+    let secure = Registry::start_with(&SANDBOX, Setup { tls: true, ..Setup::default() });
+    secure.push("x:1", &image());
+    let registry = Faulty::serve(&image());
+    let target = format!("https://{}{{path}}", secure.tls_address());
+    registry.fail("blobs/", 100, Fault::Redirect(target));
+    let stderr = place.pull(&registry.name()).failure(125);
+    assert_says(&stderr, &["certificate", "private CA"]);
+    let config = format!(
+        "[[registry]]\nhost = {:?}\nplain_http = true\nca_file = {:?}\n",
+        registry.address(),
+        secure.ca_file()
+    );
+    let config = SANDBOX.write("tls.toml", config);
+    let pull = || {
+        let mut command = place.command("shifter", &["pull", &registry.name()]);
+        command.env("SHIFTER_CONFIG", &config);
+        run(command)
+    };
+    assert_arrived(&place, pull());
+    // It has no tokens, but it is understood.
+    registry.want_tokens(&format!("https://{}/token", secure.tls_address()), 100);
+    let stderr = pull().failure(125);
+    assert_says(&stderr, &["refuses access"]);
 }
