@@ -435,6 +435,22 @@ fn relative_directories_are_where_the_user_stands() {
 }
 
 #[test]
+fn settings_that_would_do_nothing_are_refused() {
+    let place = place("settings");
+    for (name, text, problem) in [
+        ("store", "store = \"images\"", "store is not an absolute path"),
+        ("url", "[[registry]]\nhost = \"https://r.example.com\"", "not HOST or HOST:PORT"),
+        ("alias", "[[registry]]\nhost = \"index.docker.io\"", "not HOST or HOST:PORT"),
+    ] {
+        let config = SANDBOX.write(format!("settings-{name}.toml"), text);
+        let mut command = place.command("shifter", &["pull", "127.0.0.1:1/x"]);
+        command.env("SHIFTER_CONFIG", &config);
+        let stderr = run(command).failure(125);
+        assert_says(&stderr, &[&config.display().to_string(), problem, "correct the file"]);
+    }
+}
+
+#[test]
 fn a_plain_registry_may_use_servers_that_speak_tls() {
     need!(root, registry, openssl);
     let place = place("tls");

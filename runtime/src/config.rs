@@ -11,6 +11,8 @@ use std::{
 
 use serde::Deserialize;
 
+use crate::reference::Reference;
+
 /// Where the site's file is expected; it need not exist.
 pub const DEFAULT_PATH: &str = "/etc/shifter/shifter.toml";
 
@@ -61,6 +63,22 @@ struct File {
     registries: Vec<Registry>,
 }
 
+impl File {
+    fn problem(&self) -> Option<String> {
+        for (key, path) in [("store", &self.store), ("node_dir", &self.node_dir)] {
+            if path.as_ref().is_some_and(|path| path.is_relative()) {
+                return Some(format!("{key} is not an absolute path"));
+            }
+        }
+        let is_host = |host: &str| {
+            let name: Result<Reference, _> = format!("{host}#x").parse();
+            name.is_ok_and(|name| name.registry() == host)
+        };
+        let odd = self.registries.iter().find(|registry| !is_host(&registry.host))?;
+        Some(format!("registry {:?} is not HOST or HOST:PORT as in image names", odd.host))
+    }
+}
+
 fn yes() -> bool {
     true
 }
@@ -84,6 +102,14 @@ pub enum Error {
         /// Line, column and what is wrong.
         source: Box<toml::de::Error>,
     },
+    /// A value that would silently do nothing, or something else for each caller.
+    #[error("read configuration {}: {problem}", path.display())]
+    Value {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// Neither a setting nor a home directory says where images go.
     #[error("find image store: neither SHIFTER_STORE, XDG_DATA_HOME nor HOME is set")]
     NoStore,
@@ -104,6 +130,9 @@ impl Config {
         };
         let file: File = toml::from_str(&text)
             .map_err(|source| Error::Syntax { path: path.to_owned(), source: source.into() })?;
+        if let Some(problem) = file.problem() {
+            return Err(Error::Value { path: path.to_owned(), problem });
+        }
         let uid = nix::unistd::getuid();
         let store = env("SHIFTER_STORE")
             .map(PathBuf::from)

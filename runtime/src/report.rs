@@ -73,7 +73,9 @@ impl From<&crate::config::Error> for Report {
     fn from(error: &crate::config::Error) -> Report {
         let remedy = match error {
             crate::config::Error::Read { .. } => "make it readable, or correct SHIFTER_CONFIG",
-            crate::config::Error::Syntax { .. } => "correct the file",
+            crate::config::Error::Syntax { .. } | crate::config::Error::Value { .. } => {
+                "correct the file"
+            }
             crate::config::Error::NoStore => "set SHIFTER_STORE",
         };
         Report::runtime(error, remedy)
