@@ -451,6 +451,18 @@ fn settings_that_would_do_nothing_are_refused() {
 }
 
 #[test]
+fn progress_makes_room_for_the_message() {
+    let (place, image) = (place("terminal"), image());
+    let registry = Faulty::serve(&image);
+    registry.fail(&big(&image), 1, Fault::Cut(1000));
+    registry.fail(&big(&image), 1, Fault::ShiftRange(500));
+    let pull = format!("shifter pull {}", registry.name());
+    let shown = run(place.command("script", &["-qec", &pull, "/dev/null"]));
+    assert!(shown.stdout.contains(" %\x1b[K"), "no progress: {shown}");
+    assert!(shown.stdout.contains("\r\x1b[Kshifter: pull "), "one line in two: {shown}");
+}
+
+#[test]
 fn a_plain_registry_may_use_servers_that_speak_tls() {
     need!(root, registry, openssl);
     let place = place("tls");

@@ -43,6 +43,8 @@ pub(crate) struct Progress<'a> {
     reference: &'a Reference,
     node: Option<&'a str>,
     terminal: bool,
+    /// A line is on the terminal that is to be rewritten.
+    open: bool,
     began: Instant,
     total: u64,
 }
@@ -51,7 +53,7 @@ impl<'a> Progress<'a> {
     /// `node` says where the pull happens, if there may be several.
     pub(crate) fn new(reference: &'a Reference, node: Option<&'a str>) -> Progress<'a> {
         let terminal = node.is_none() && std::io::stderr().is_terminal();
-        Progress { reference, node, terminal, began: Instant::now(), total: 0 }
+        Progress { reference, node, terminal, open: false, began: Instant::now(), total: 0 }
     }
 
     /// Takes what [`runtime::pull`] tells.
@@ -78,15 +80,27 @@ impl<'a> Progress<'a> {
                 let percent = done * 100 / self.total;
                 let line = format!("{} of {}, {percent} %", bytes(done), bytes(self.total));
                 let _ = write!(std::io::stderr(), "\r{line}\x1b[K");
+                self.open = true;
             }
             Event::Progress(_) => {}
             Event::End => {
-                if self.terminal {
-                    let _ = write!(std::io::stderr(), "\r\x1b[K");
-                }
+                self.wipe();
                 let seconds = self.began.elapsed().as_secs_f64();
                 talk(self.node, &format!("pulled {} in {seconds:.1} s", self.reference));
             }
         }
+    }
+
+    fn wipe(&mut self) {
+        if std::mem::take(&mut self.open) {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+/// A pull that fails leaves its line to the message.
+impl Drop for Progress<'_> {
+    fn drop(&mut self) {
+        self.wipe();
     }
 }
