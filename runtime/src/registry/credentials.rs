@@ -41,8 +41,10 @@ impl Credentials {
         if registry == DEFAULT_REGISTRY {
             names.extend(["index.docker.io", "registry-1.docker.io"]);
         }
-        let entry = file.auths.iter().find(|(key, _)| names.contains(&host_of(key)))?;
-        let decoded = STANDARD.decode(entry.1.auth.as_deref()?).ok()?;
+        // One without a secret is a note that a helper program has it; another name may have one.
+        let mut entries = file.auths.iter().filter(|(key, _)| names.contains(&host_of(key)));
+        let auth = entries.find_map(|(_, entry)| entry.auth.as_deref())?;
+        let decoded = STANDARD.decode(auth).ok()?;
         let (user, password) = str::from_utf8(&decoded).ok()?.split_once(':')?;
         Some(Credentials { user: user.to_owned(), password: password.to_owned() })
     }
@@ -73,7 +75,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_found_under_the_names_that_tools_write() {
-        let file = br#"{"auths":{"https://index.docker.io/v1/":{"auth":"YTpiOmM="},
+        let file = br#"{"auths":{"docker.io":{},"https://index.docker.io/v1/":{"auth":"YTpiOmM="},
             "nvcr.io":{"auth":"JG9hdXRodG9rZW46a2V5"},"empty.io":{}},"credsStore":"x"}"#;
         let find = |registry| Credentials::in_file(file, registry).map(|c| (c.user, c.password));
         assert_eq!(find("docker.io"), Some(("a".into(), "b:c".into())));
