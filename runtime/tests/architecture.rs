@@ -11,8 +11,13 @@ fn sources(module: &str) -> Vec<PathBuf> {
     if file.is_file() {
         return vec![file];
     }
-    let entries = fs::read_dir(src.join(module)).unwrap_or_else(|e| panic!("{module}: {e}"));
-    entries.map(|entry| entry.expect("an entry").path()).collect()
+    files(&src.join(module))
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    paths.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
 /// The words of all paths of this crate that a source file names, modules among them.
