@@ -395,9 +395,9 @@ fn a_node_directory_that_cannot_be_used_is_said() {
 struct SmallTmpfs(PathBuf);
 
 impl SmallTmpfs {
-    fn mount(path: PathBuf, size: &str) -> SmallTmpfs {
+    fn mount(path: PathBuf, limit: &str) -> SmallTmpfs {
         let mut command = Command::new("mount");
-        let options = format!("size={size},mode=0777");
+        let options = format!("{limit},mode=0777");
         command.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&path);
         run(command).success();
         SmallTmpfs(path)
@@ -421,17 +421,23 @@ fn a_full_node_directory_is_said_and_left_empty() {
         (0..8u32 << 18).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     let noise = Layer::new().file("noise", 0o644, noise);
     SITE.registry.push("full:early", &Image::new().layer_as(noise, Compression::None).build());
-    for image in ["full:late", "full:early"] {
+    // Room enough, and too many files.
+    let many = (0..40).fold(Layer::new(), |layer, n| layer.file(&format!("d/{n}"), 0o644, ""));
+    SITE.registry.push("full:files", &Image::new().layer(many).build());
+    for (image, limit, says) in [
+        // What was free was not enough: that is all that is known.
+        ("full:late", "size=2m", "needs more than 2.1 MB, 2.1 MB are free"),
+        ("full:early", "size=2m", "needs more than 8.4 MB, 2.1 MB are free"),
+        ("full:files", "nr_inodes=40", "takes no more files"),
+    ] {
         let mut place = SITE.place(&image.replace(':', "-"));
-        let tmpfs = SmallTmpfs::mount(
-            SITE.sandbox.make_dir(format!("pull/tmpfs-{}", &image[5..]), 0o777),
-            "2m",
-        );
+        let dir = SITE.sandbox.make_dir(format!("pull/tmpfs-{}", &image[5..]), 0o777);
+        let tmpfs = SmallTmpfs::mount(dir, limit);
         place.node = tmpfs.0.join("node");
         let name = SITE.registry.name(image);
         let stderr = place.shifter(&["pull", "--to", "node", &name]).failure(125);
         let node = place.node.display().to_string();
-        assert_says(&stderr, &["pull ", &node, "is full", "are free", "SHIFTER_NODE_DIR"]);
+        assert_says(&stderr, &["pull ", &node, "is full", says, "SHIFTER_NODE_DIR"]);
         place.assert_clean();
     }
 }

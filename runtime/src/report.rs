@@ -93,12 +93,17 @@ impl From<&crate::container::Error> for Report {
             Error::NoCommand { .. } => "name one",
             Error::NotFound { .. } => "check its name, or give its path in the image",
             _ => "",
+            Error::Io { source, .. } if is_full(source) => "free space there",
         };
         Report::line(&chain(error), remedy, error.exit_code())
     }
 }
 
 #[cfg(feature = "pull")]
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 impl From<&crate::store::Error> for Report {
     fn from(error: &crate::store::Error) -> Report {
         use io::ErrorKind::{AlreadyExists, NotADirectory, PermissionDenied, ReadOnlyFilesystem};
@@ -130,7 +135,7 @@ impl From<&crate::pull::Error> for Report {
             Error::Registry(error) => Report::runtime(error, &registry_remedy(error)),
             Error::Store(error) => error.into(),
             Error::Node(error) => Report::runtime(error, node_remedy(error)),
-            Error::NoSpace { .. } => {
+            Error::NoSpace { .. } | Error::NoFiles { .. } => {
                 Report::runtime(error, "remove images there, or set SHIFTER_NODE_DIR")
             }
             Error::StoredBlob { .. } => {

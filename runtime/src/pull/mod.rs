@@ -143,6 +143,12 @@ pub enum Error {
         /// Bytes that were free before.
         free: u64,
     },
+    /// There is space, and a limit to the number of files is reached.
+    #[error("{} is full: it takes no more files", path.display())]
+    NoFiles {
+        /// The directory.
+        path: PathBuf,
+    },
     /// SIGINT, SIGTERM or SIGHUP.
     #[error("interrupted by signal {0}")]
     Interrupted(i32),
@@ -324,20 +330,41 @@ impl Pull<'_> {
             }
             return Ok(!missing_blobs);
         }
-        for (digest, document) in &documents.raw {
-            node.blobs().put_document(digest, document)?;
-        }
         let (needed, free) = (documents.manifest.download_size(), node.free()?);
         let full = |needed| Error::NoSpace { path: node.path().to_owned(), needed, free };
         // Compressed sizes are all that is known before: less than that can never be enough.
         if free < needed {
             return Err(full(needed));
         }
-        let stage = node.stage(&lock)?;
-        self.layers(documents, Some(&stage), &caught, tell)
-            .map_err(|error| if error.is_no_space_in(node) { full(free) } else { error })?;
+        match self.expand(documents, node, &lock, &caught, tell) {
+            // It was not enough, whatever the compressed sizes are.
+            Err(error) if error.is_no_space_in(node) => Err(full(needed.max(free))),
+            other => other.map(|()| false),
+        }
+    }
+
+    /// Makes the image's tree on the node.
+    fn expand(
+        &self,
+        documents: &Documents,
+        node: &Node,
+        lock: &store::Lock,
+        caught: &Caught,
+        tell: &mut dyn FnMut(Event),
+    ) -> Result<(), Error> {
+        for (digest, document) in &documents.raw {
+            node.blobs().put_document(digest, document)?;
+        }
+        let stage = node.stage(lock)?;
+        // Asked while all that was made is still there.
+        self.layers(documents, Some(&stage), caught, tell).map_err(|error| {
+            match error.is_no_space_in(node) && node.is_out_of_files() {
+                true => Error::NoFiles { path: node.path().to_owned() },
+                false => error,
+            }
+        })?;
         stage.commit()?;
-        Ok(false)
+        Ok(())
     }
 
     fn stored(&self, documents: &Documents) -> bool {

@@ -85,6 +85,12 @@ impl Node {
         Ok(stat.blocks_available() as u64 * stat.fragment_size() as u64)
     }
 
+    /// Whether a limit to the number of files is reached; tmpfs has one (`nr_inodes`).
+    pub fn is_out_of_files(&self) -> bool {
+        // Where there is no limit, both numbers are 0.
+        statvfs(&self.root).is_ok_and(|stat| stat.files() > 0 && stat.files_available() == 0)
+    }
+
     /// Becomes the one process on this node that makes the image `manifest`. `waiting` is called
     /// if another one is at it, before the wait for it.
     pub fn lock(&self, manifest: &Digest, waiting: impl FnOnce()) -> Result<Lock, Error> {
