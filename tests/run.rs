@@ -244,6 +244,19 @@ fn standard_input_passes_through_and_may_be_closed() {
 }
 
 #[test]
+fn what_the_parent_ignores_stays_ignored() {
+    need!(root, registry, busybox, userns);
+    let image = SITE.registry.name("busybox:1");
+    let mut command = SITE.user.command(&SITE.sandbox, "nohup");
+    command.args(["shifter", "run", &image, "grep", "SigIgn", "/proc/self/status"]);
+    let said = run(command).success();
+    let ignored = said.trim().rsplit('\t').next().and_then(|hex| u64::from_str_radix(hex, 16).ok());
+    let ignores = |signal: u32| ignored.expect("a mask") & 1 << (signal - 1) != 0;
+    assert!(ignores(1), "nohup has no effect: {said}");
+    assert!(!ignores(13), "SIGPIPE is Rust's to ignore, not the program's: {said}");
+}
+
+#[test]
 fn a_dry_run_tells_and_does_not_do() {
     need!(root, registry, busybox, userns);
     let told = SITE.busybox(&["true"]);

@@ -9,7 +9,7 @@ use runtime::{
     host::Host,
     pull,
     report::Report,
-    sys::process::reset_signals,
+    sys::process::reset_sigpipe,
 };
 
 use crate::output::{self, Progress};
@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
-    reset_signals();
+    reset_sigpipe();
     let reference: Reference = arguments.reference.parse().map_err(|e| Report::from(&e))?;
     let config = Config::load().map_err(|e| Report::from(&e))?;
     let host = Host::probe().map_err(|e| Report::system("look up the calling user", &e))?;

@@ -1,12 +1,19 @@
 //! What a process inherits without wanting it.
 
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 
 /// Kernel signals run from 1 to 64 on every architecture that Slurm runs on (signal(7)).
 const LAST_SIGNAL: libc::c_int = 64;
 
 /// `sizeof(sigset_t)` of the kernel's, in bytes.
 const SIGSET_SIZE: usize = 8;
+
+/// Restores the default action of `SIGPIPE`, which Rust programs start with ignored. What else the
+/// parent chose to ignore stays ignored (nohup).
+pub fn reset_sigpipe() {
+    // SAFETY: the default action runs no code of ours.
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.expect("SIGPIPE can be changed");
+}
 
 /// Restores every signal's default action and unblocks all.
 ///
