@@ -207,6 +207,20 @@ fn task_prolog_runs_on_the_host() {
 }
 
 #[test]
+fn what_fails_for_the_node_is_said_once_a_node() {
+    need!(root, slurm, registry, busybox);
+    let site = site();
+    let mut srun = site.cluster.command(&site.user, "srun");
+    srun.env("SHIFTER_NODE_DIR", "/no/such/dir");
+    srun.args(["-N2", "--ntasks-per-node=4", &site.option(), "true"]);
+    let stderr = run(srun).failure(125);
+    let said = own_lines(&stderr);
+    assert_eq!(said.len(), 2, "two nodes, {} messages: {stderr}", said.len());
+    assert!(said.iter().all(|line| line.contains("node directory /no/such/dir")), "{stderr}");
+    site.assert_unharmed();
+}
+
+#[test]
 fn an_oci_bundle_is_left_to_slurm() {
     need!(root, slurm);
     let site = site();

@@ -54,10 +54,18 @@ impl Task {
     pub(crate) fn run(self) -> ExitCode {
         reset_signals();
         let node = node_name();
-        let mut step = None;
-        let Err(report) = self.start(&node, &mut step);
         // 32 tasks on a node need not say it 32 times.
-        if step.as_ref().is_none_or(|step| step.say_once(&report.line)) {
+        let (report, speaks) = match Setting::find() {
+            // There is nothing yet to agree over, but all of them fail alike.
+            Err(report) => (report, is_first_of_node()),
+            Ok(setting) => {
+                let mut step = None;
+                let Err(report) = self.start(&setting, &node, &mut step);
+                let speaks = step.is_none_or(|step| step.say_once(&report.line));
+                (report, speaks)
+            }
+        };
+        if speaks {
             output::talk(Some(&node), &report.line);
         }
         ExitCode::from(report.exit)
@@ -65,23 +73,17 @@ impl Task {
 
     fn start(
         &self,
+        Setting { reference, config, host }: &Setting,
         node: &str,
         opened: &mut Option<Step>,
     ) -> Result<std::convert::Infallible, Report> {
-        let carrier = env::var_os(REQUEST_VAR).unwrap_or_default();
-        let (_, reference) = Request::from_carrier(&carrier.to_string_lossy())
-            .map_err(|e| Report::from(&e))?
-            .ok_or_else(no_request)?;
-        let config = Config::load().map_err(|e| Report::from(&e))?;
-        let host = Host::probe().map_err(|e| Report::system("look up the calling user", &e))?;
-        Node::open(&config.node_dir).map_err(|e| Report::from(&e))?;
         let key = Key::of_this_task(|name| env::var_os(name));
         let step = Step::open(&config.node_dir, &key).map_err(|e| Report::from(&e))?;
         let step = opened.insert(step);
         if let Some(failure) = step.failed() {
             return Err(Report { line: failure.text, exit: failure.code });
         }
-        let image = image(step, &reference, &config, node).inspect_err(|report| {
+        let image = image(step, reference, config, node).inspect_err(|report| {
             step.fail(&Failure { code: report.exit, text: report.line.clone() });
         })?;
         let options = Options {
@@ -90,7 +92,7 @@ impl Task {
             script: self.script(),
             mounts: Vec::new(),
         };
-        let plan = container::plan(&image, &options, &config, &host, env::vars_os())
+        let plan = container::plan(&image, &options, config, host, env::vars_os())
             .map_err(|e| Report::from(&e))?;
         let container = step.enter(&plan).map_err(|e| Report::from(&e))?;
         Err(Report::from(&container.exec()))
@@ -99,6 +101,26 @@ impl Task {
     /// slurmd has put the batch script into its spool directory, which no image has.
     fn script(&self) -> Option<PathBuf> {
         self.command.first().filter(|_| self.batch).map(PathBuf::from)
+    }
+}
+
+/// What is the same for all tasks of a node.
+struct Setting {
+    reference: Reference,
+    config: Config,
+    host: Host,
+}
+
+impl Setting {
+    fn find() -> Result<Setting, Report> {
+        let carrier = env::var_os(REQUEST_VAR).unwrap_or_default();
+        let (_, reference) = Request::from_carrier(&carrier.to_string_lossy())
+            .map_err(|e| Report::from(&e))?
+            .ok_or_else(no_request)?;
+        let config = Config::load().map_err(|e| Report::from(&e))?;
+        let host = Host::probe().map_err(|e| Report::system("look up the calling user", &e))?;
+        Node::open(&config.node_dir).map_err(|e| Report::from(&e))?;
+        Ok(Setting { reference, config, host })
     }
 }
 
@@ -125,6 +147,11 @@ fn no_request() -> Report {
         ),
         exit: EXIT_RUNTIME,
     }
+}
+
+/// Tells whether this is the first of the step's tasks on this node.
+fn is_first_of_node() -> bool {
+    env::var_os("SLURM_LOCALID").is_none_or(|id| id == "0")
 }
 
 /// The node's name as Slurm has it.
