@@ -22,10 +22,6 @@ static SITE: LazyLock<Mutex<Site>> = LazyLock::new(|| {
     registry.push("busybox:1", &image::busybox().build());
     let cluster = Cluster::start(&sandbox, 2).with_plugin();
     let user = User::ordinary();
-    // What --export=NONE takes away, the site's file still says.
-    let (store, node_dir) = (sandbox.store(&user), sandbox.node_dir(&user));
-    let config = format!("store = {store:?}\nnode_dir = {node_dir:?}\n");
-    sandbox.write(sandbox.config(), config);
     Mutex::new(Site { sandbox, registry, cluster, user })
 });
 
@@ -34,6 +30,9 @@ fn site() -> MutexGuard<'static, Site> {
     let site = SITE.lock().unwrap_or_else(PoisonError::into_inner);
     site.cluster.set_plugstack(&[&site.cluster.plugin_line()]);
     site.cluster.set_oci_conf(None);
+    // What --export=NONE takes away, the site's file still says.
+    let node_dir = site.sandbox.node_dir(&site.user);
+    site.sandbox.write(site.sandbox.config(), format!("node_dir = {node_dir:?}\n"));
     site
 }
 
@@ -204,6 +203,16 @@ fn task_prolog_runs_on_the_host() {
     let id = host.lines().find_map(|line| line.strip_prefix("ID=")).expect("ID");
     assert!(env.contains(&format!("PROLOG_ON={id}\n")), "{env}");
     assert!(env.contains("PROLOG_SHIFTER=works"), "{env}");
+}
+
+#[test]
+fn a_task_needs_nothing_of_the_users_environment() {
+    need!(root, slurm, registry, busybox, userns);
+    let site = site();
+    for export in ["--export=NONE", "--export=VAR=x"] {
+        let out = site.srun(&[export, &site.option(), "sh", "-c", "echo $HOME"]).success();
+        assert_eq!(out, format!("{}\n", site.user.home.display()), "{export}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! file is the documentation of the keys and holds their defaults.
 
 use std::{
+    ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -111,7 +112,9 @@ pub enum Error {
         problem: String,
     },
     /// Neither a setting nor a home directory says where images go.
-    #[error("find image store: neither SHIFTER_STORE, XDG_DATA_HOME nor HOME is set")]
+    #[error(
+        "find image store: neither SHIFTER_STORE, XDG_DATA_HOME nor HOME is set, and the caller has no home"
+    )]
     NoStore,
 }
 
@@ -138,7 +141,7 @@ impl Config {
             .map(PathBuf::from)
             .or(file.store)
             .or_else(|| env("XDG_DATA_HOME").map(|dir| PathBuf::from(dir).join("shifter")))
-            .or_else(|| env("HOME").map(|dir| PathBuf::from(dir).join(".local/share/shifter")))
+            .or_else(|| home(env("HOME")).map(|dir| dir.join(".local/share/shifter")))
             .ok_or(Error::NoStore)?;
         let node_dir = env("SHIFTER_NODE_DIR").map(PathBuf::from).or(file.node_dir);
         Ok(Config {
@@ -150,6 +153,13 @@ impl Config {
             origin,
         })
     }
+}
+
+/// The caller's home directory. Under `srun --export=NONE` a task has no `HOME`; the user database
+/// still knows.
+fn home(env: Option<OsString>) -> Option<PathBuf> {
+    let entry = || nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
+    env.map(PathBuf::from).or_else(|| entry().map(|user| user.dir))
 }
 
 #[cfg(test)]
