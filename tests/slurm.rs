@@ -213,6 +213,11 @@ fn a_task_needs_nothing_of_the_users_environment() {
         let out = site.srun(&[export, &site.option(), "sh", "-c", "echo $HOME"]).success();
         assert_eq!(out, format!("{}\n", site.user.home.display()), "{export}");
     }
+    // Nor does anything of it get at the launcher.
+    let preload = ["--export=ALL,LD_PRELOAD=/no/such.so,LD_AUDIT=/no/such.so", &site.option()];
+    let outcome = site.srun(&[&preload[..], &["true"]].concat());
+    assert!(!outcome.stderr.contains("no/such.so"), "{outcome}");
+    outcome.success();
 }
 
 #[test]

@@ -87,23 +87,24 @@ impl From<&crate::container::Error> for Report {
         use crate::container::Error;
         let remedy = match error {
             Error::Namespace { .. } => "ask the administrator to let users make user namespaces",
+            Error::Threads if std::env::var_os("LD_PRELOAD").is_some() => "unset LD_PRELOAD",
             Error::Untrusted { .. } => {
                 "set SHIFTER_NODE_DIR to a directory of your own with mode 0700, on a tmpfs"
             }
             Error::NoCommand { .. } => "name one",
             Error::NotFound { .. } => "check its name, or give its path in the image",
-            _ => "",
             Error::Io { source, .. } if is_full(source) => "free space there",
+            _ => "",
         };
         Report::line(&chain(error), remedy, error.exit_code())
     }
 }
 
-#[cfg(feature = "pull")]
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+#[cfg(feature = "pull")]
 impl From<&crate::store::Error> for Report {
     fn from(error: &crate::store::Error) -> Report {
         use io::ErrorKind::{AlreadyExists, NotADirectory, PermissionDenied, ReadOnlyFilesystem};

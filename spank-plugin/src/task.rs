@@ -41,6 +41,9 @@ use crate::{
 /// The launcher's variable for its file of settings.
 const CONFIG_VAR: &str = "SHIFTER_CONFIG";
 
+/// Put the user's libraries into every program (ld.so(8)).
+const PRELOADS: [&str; 2] = ["LD_PRELOAD", "LD_AUDIT"];
+
 /// Why a task does not run.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
@@ -119,6 +122,11 @@ fn write_variables(hook: &Hook<'_>, settings: &Settings) -> Result<(), Box<dyn E
     }
     // An outer job's, if there is one; written below where it is this task's.
     hook.handle.unsetenv(ARGV0_VAR)?;
+    // The launcher lets none of these into a container. They are not for itself either: a library
+    // that starts a thread in it keeps it out of the namespaces.
+    for name in PRELOADS {
+        hook.handle.unsetenv(name)?;
+    }
     Ok(())
 }
 

@@ -127,7 +127,7 @@ fn no_namespace(errno: Errno) -> Error {
     let cause = if errno == Errno::EINVAL && !Path::new("/proc/self/ns/user").exists() {
         "this kernel is built without them".to_owned()
     } else if errno == Errno::EINVAL {
-        "the process has more than one thread".to_owned()
+        return Error::Threads;
     } else if limit("max_user_namespaces") == Some(0) {
         "they are disabled on this host (user.max_user_namespaces = 0)".to_owned()
     } else if limit("max_mnt_namespaces") == Some(0) {

@@ -108,6 +108,10 @@ pub enum Error {
         /// What the kernel's settings say, else its own words.
         cause: String,
     },
+    /// The kernel moves no process of several threads. Ours has one, but for those that a library
+    /// of the user's starts in it.
+    #[error("create user namespace: the process has more than one thread")]
+    Threads,
     /// The kernel does not combine the image with memory on top.
     #[error("mount overlay on {}: {cause}", Plain(rootfs))]
     Overlay {
