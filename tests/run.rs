@@ -3,10 +3,13 @@
 use std::{
     fs,
     io::Write as _,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::PathBuf,
     process::{Command, Stdio},
     sync::LazyLock,
 };
+
+use nix::unistd::{Gid, chown};
 
 use fixtures::{
     Outcome, Registry, Sandbox, User,
@@ -254,6 +257,22 @@ fn what_the_parent_ignores_stays_ignored() {
     let ignores = |signal: u32| ignored.expect("a mask") & 1 << (signal - 1) != 0;
     assert!(ignores(1), "nohup has no effect: {said}");
     assert!(!ignores(13), "SIGPIPE is Rust's to ignore, not the program's: {said}");
+}
+
+#[test]
+fn an_image_runs_under_every_group_of_its_user() {
+    need!(root, registry, busybox, userns);
+    let name = SITE.push("groups:1", |image| image);
+    // As after newgrp, or with a node directory where a group shares its files.
+    let shared = SITE.sandbox.node_dir(&SITE.user).with_file_name("setgid");
+    let shared = SITE.sandbox.make_dir(shared, 0o777);
+    chown(&shared, None, Some(Gid::from_raw(60_001))).expect("chown");
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o2777)).expect("chmod");
+    for gid in [SITE.user.gid, 60_002, SITE.user.gid] {
+        let mut command = SITE.command(&[&name, "sh", "-c", "touch /etc/x && id -g"]);
+        command.gid(gid).env("SHIFTER_NODE_DIR", shared.join("node"));
+        assert_eq!(run(command).success(), format!("{gid}\n"));
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@
 //! Node: expanded images, on a tmpfs of the node
 //!   blobs/sha256/HEX      manifests and configurations of the trees
 //!   trees/HEX/            the image whose manifest has that digest: complete, or absent
+//!   trees/HEX.GID/        the same, where the first is of another group of the user's
 //!   partial/HEX/          a tree in the making; belongs to the holder of locks/HEX
 //!   locks/HEX             flock: one puller per image and node
 //!   steps/                what the ranks of a step share (container::join)

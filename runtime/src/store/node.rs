@@ -5,7 +5,7 @@ use std::{
     io,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     },
     path::{Path, PathBuf},
 };
@@ -57,6 +57,12 @@ impl Node {
         if metadata.mode() & 0o077 != 0 {
             return refuse("open to other users; it must have mode 0700");
         }
+        if metadata.mode() & 0o2000 != 0 {
+            // Inherited from a directory that a group shares; it would give that group to all
+            // that is made here.
+            fs::set_permissions(root, fs::Permissions::from_mode(0o700))
+                .map_err(|e| Error::new("set mode of node directory", root, e))?;
+        }
         for dir in ["blobs/sha256", "trees", "partial", "locks", "steps", "mnt"] {
             make(&root.join(dir), true)?;
         }
@@ -75,8 +81,18 @@ impl Node {
 
     /// The expanded image whose manifest has this digest, if it is here.
     pub fn tree(&self, manifest: &Digest) -> Option<PathBuf> {
-        let path = self.root.join("trees").join(manifest.hex()).join(ROOTFS);
+        let path = self.tree_dir(manifest).join(ROOTFS);
         path.is_dir().then_some(path)
+    }
+
+    /// One for each group that the user works under (newgrp, sbatch --gid): a user namespace knows
+    /// one group, and of another one's tree the overlay can copy nothing up (EOVERFLOW).
+    fn tree_dir(&self, manifest: &Digest) -> PathBuf {
+        let (path, gid) = (self.root.join("trees").join(manifest.hex()), nix::unistd::getegid());
+        match fs::symlink_metadata(&path) {
+            Ok(other) if other.gid() != gid.as_raw() => path.with_extension(gid.to_string()),
+            _ => path,
+        }
     }
 
     /// Bytes that an ordinary user can still write here.
@@ -122,7 +138,7 @@ impl Node {
             DirBuilder::new().mode(0o700).create(path).map_err(|e| Error::new("create", path, e))
         };
         create(&path)?;
-        let tree = self.root.join("trees").join(name);
+        let tree = self.tree_dir(&lock.manifest);
         Ok(Stage { parent, path, tree, done: false })
     }
 
@@ -213,8 +229,6 @@ impl Drop for Stage {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
