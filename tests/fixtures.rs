@@ -36,8 +36,10 @@ fn a_sandbox_leaves_nothing_behind() {
     let sandbox = Sandbox::new();
     let user = User::ordinary();
     let dir = sandbox.dir().to_owned();
+    // A time that nobody else on the machine sleeps for.
+    let nap = format!("sleep 1000.{}", std::process::id());
     // One that runs away from its parent, and one that sheds its environment.
-    for line in ["setsid sleep 1000 &", "env -i sh -c 'sleep 1000; :' & sleep 1000"] {
+    for line in [format!("setsid {nap} &"), format!("env -i sh -c '{nap}; :' & {nap}")] {
         let mut shell = user.command(&sandbox, "sh");
         let quiet = format!("exec >/dev/null 2>&1; {line}");
         thread::spawn(move || shell.args(["-c", &quiet]).status());
@@ -49,7 +51,7 @@ fn a_sandbox_leaves_nothing_behind() {
     assert!(!dir.exists(), "the directory is still there");
     let name = dir.file_name().expect("it has a name");
     assert!(!Path::new("/dev/shm").join(name).exists(), "the node directory is still there");
-    assert_eq!(living("sleep 1000"), "", "a process of the sandbox is still there");
+    assert_eq!(living(&nap), "", "a process of the sandbox is still there");
 }
 
 #[test]

@@ -80,6 +80,10 @@ impl Site {
         for applet in APPLETS {
             symlink("busybox", site.path("rootfs/bin").join(applet)).unwrap();
         }
+        // The build directory may be closed to the user. Copied by another process: this one's may be
+        // inherited, open for writing, by a child of another test, and then it cannot be executed.
+        let copied = Command::new("cp").arg(enter_example()).arg(site.path("enter")).status();
+        assert!(copied.unwrap().success());
         site.hand_over();
         site
     }
@@ -114,7 +118,7 @@ impl Site {
     }
 
     fn command(&self, flags: &[&str], argv: &[&str]) -> Command {
-        let mut command = self.as_user(&enter_example());
+        let mut command = self.as_user(&self.path("enter"));
         command.args(flags).arg(self.path("node")).arg(self.path("rootfs")).args(argv);
         command
     }
