@@ -1,6 +1,6 @@
 # make            build everything
 # make demo       a one-node Slurm cluster, a registry, an image, and srun --container
-# make test       all checks and tests; SHIFTER_TEST_REQUIRE=1 allows none to be skipped
+# make test       all tests; SHIFTER_TEST_REQUIRE=1 allows none to be skipped
 # make bench      how fast, beside others; BENCH_DIR, BENCH_ROUNDS, BENCH_IMAGES, BENCH_TOOLS
 # make install    into PREFIX, below DESTDIR
 # Root is needed by demo, test and bench (daemons that change users), and to install packages.
@@ -34,7 +34,6 @@ demo:
 
 test:
 	tests/setup.sh build test
-	$(MAKE) lint
 	$(MAKE) faults
 	$(MAKE) build
 	$(CARGO) test --release --workspace

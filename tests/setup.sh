@@ -46,6 +46,12 @@ if [ -n "$missing" ]; then
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
     apt-get install -qq -y --no-install-recommends $missing >/dev/null
+    # Nor at the next boot: docker-registry would listen to the whole network.
+    for unit in docker-registry munge slurmctld slurmd; do
+        case " $missing " in
+        *" $unit "*) systemctl --quiet disable "$unit" 2>/dev/null || true ;;
+        esac
+    done
 else
     echo "setup: $*: nothing to install"
 fi

@@ -235,7 +235,7 @@ impl Rank {
             user: numbers.next()?.parse().ok()?,
             mount: numbers.next()?.parse().ok()?,
         };
-        Some(rank).filter(|_| numbers.next().is_none())
+        numbers.next().is_none().then_some(rank)
     }
 
     /// Opens both namespaces; `None` if this rank is gone, whoever may have its number now.

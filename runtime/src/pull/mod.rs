@@ -375,10 +375,12 @@ impl Pull<'_> {
     /// Names the image in the store, whose blobs are all there by now.
     fn tag(&self, documents: &Documents) -> Result<(), Error> {
         let Some(store) = self.store.as_ref().filter(|_| self.keep) else { return Ok(()) };
+        let caught = Caught::install();
         for (digest, document) in &documents.raw {
             store.blobs().put_document(digest, document)?;
         }
-        Ok(store.tag(self.reference, documents.descriptor(), &documents.resolved)?)
+        store.tag(self.reference, documents.descriptor(), &documents.resolved)?;
+        caught.signal().map_or(Ok(()), |signal| Err(Error::Interrupted(signal)))
     }
 
     /// Reads all layers once: into the store where they are to be kept, into a tree if there is a

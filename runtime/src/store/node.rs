@@ -10,7 +10,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::sys::statvfs::statvfs;
+use nix::{
+    errno::Errno,
+    sys::{signal::kill, statvfs::statvfs},
+    unistd::Pid,
+};
 
 use super::{Blobs, Error};
 use crate::{digest::Digest, layer};
@@ -148,7 +152,16 @@ impl Node {
         let Ok(entries) = fs::read_dir(self.root.join("partial")) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let digest = name.to_str().and_then(|hex| Digest::parse(&format!("sha256:{hex}")).ok());
+            let text = name.to_string_lossy();
+            // A document on its way in has its writer's number in its name.
+            if let Some((_, rest)) = text.split_once('.') {
+                let writer = rest.split('.').next().and_then(|pid| pid.parse().ok());
+                if writer.is_none_or(|pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH)) {
+                    let _ = fs::remove_file(entry.path());
+                }
+                continue;
+            }
+            let digest = Digest::parse(&format!("sha256:{text}")).ok();
             let Some(digest) = digest.filter(|digest| Some(digest) != except) else { continue };
             let Ok(file) = self.lock_file(&digest) else { continue };
             if file.try_lock().is_ok()
@@ -259,9 +272,11 @@ mod tests {
         assert_eq!(node.tree(&one), None);
         // Another process that died in the middle of another image.
         fs::create_dir(node.path().join("partial").join(two.hex())).expect("leftover");
+        let document = format!("{}.{}.0", two.hex(), i32::MAX);
+        fs::write(node.path().join("partial").join(document), "").expect("leftover");
         drop(stage);
         let left = || fs::read_dir(node.path().join("partial")).expect("partial").count();
-        assert_eq!(left(), 1);
+        assert_eq!(left(), 2);
         let stage = node.stage(&lock).expect("stage");
         stage.rootfs().expect("rootfs");
         stage.create("0").expect("layer");

@@ -23,7 +23,9 @@ impl Caught {
     /// Begins to note signals.
     pub fn install() -> Caught {
         SIGNAL.store(0, Ordering::Relaxed);
-        let action = SigAction::new(SigHandler::Handler(note), SaFlags::empty(), SigSet::empty());
+        // What is under way goes on: the signal is looked for between the steps.
+        let restart = SaFlags::SA_RESTART;
+        let action = SigAction::new(SigHandler::Handler(note), restart, SigSet::empty());
         let mut before = Vec::new();
         for signal in SIGNALS {
             // SAFETY: the handler only stores to an atomic, which is async-signal-safe.
