@@ -446,7 +446,7 @@ fn a_full_node_directory_is_said_and_left_empty() {
 fn a_full_node_directory_ends_the_download() {
     need!(root);
     let mut place = SITE.place("full-ends");
-    let tmpfs = SmallTmpfs::mount(SITE.sandbox.make_dir("pull/tmpfs-ends", 0o777), "2m");
+    let tmpfs = SmallTmpfs::mount(SITE.sandbox.make_dir("pull/tmpfs-ends", 0o777), "size=2m");
     place.node = tmpfs.0.join("node");
     // Full after the first kilobytes; the rest comes so slowly that it would take minutes.
     let noise: Vec<u8> =
@@ -466,12 +466,12 @@ fn a_node_directory_that_takes_no_more_files_is_said() {
     need!(root, registry);
     SITE.registry.push("inodes:1", &layered().build());
     let mut place = SITE.place("inodes");
-    let options = "2m,nr_inodes=12";
+    let options = "size=2m,nr_inodes=12";
     let tmpfs = SmallTmpfs::mount(SITE.sandbox.make_dir("pull/tmpfs-inodes", 0o777), options);
     place.node = tmpfs.0.join("node");
     let stderr = place.pull(&SITE.registry.name("inodes:1")).failure(125);
     let node = place.node.display().to_string();
-    assert_says(&stderr, &[&node, "no space left on device", "SHIFTER_NODE_DIR"]);
+    assert_says(&stderr, &[&node, "takes no more files", "SHIFTER_NODE_DIR"]);
     assert!(!stderr.contains("SHIFTER_STORE"), "{stderr}");
     place.assert_clean();
 }
@@ -485,7 +485,7 @@ fn a_store_that_cannot_be_written_to_is_said_and_left_as_it_was() {
     SITE.registry.push("store:1", &Image::new().layer_as(noise, Compression::None).build());
     let name = SITE.registry.name("store:1");
     let mut place = SITE.place("store-full");
-    let tmpfs = SmallTmpfs::mount(SITE.sandbox.make_dir("pull/tmpfs-store", 0o777), "2m");
+    let tmpfs = SmallTmpfs::mount(SITE.sandbox.make_dir("pull/tmpfs-store", 0o777), "size=2m");
     place.store = tmpfs.0.join("store");
     let store = place.store.display().to_string();
     let stderr = place.pull(&name).failure(125);

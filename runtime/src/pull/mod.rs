@@ -352,17 +352,16 @@ impl Pull<'_> {
         caught: &Caught,
         tell: &mut dyn FnMut(Event),
     ) -> Result<(), Error> {
-        for (digest, document) in &documents.raw {
-            node.blobs().put_document(digest, document)?;
-        }
-        let stage = node.stage(lock)?;
         // Asked while all that was made is still there.
-        self.layers(documents, Some(&stage), caught, tell).map_err(|error| {
-            match error.is_no_space_in(node) && node.is_out_of_files() {
-                true => Error::NoFiles { path: node.path().to_owned() },
-                false => error,
-            }
-        })?;
+        let no_files = |error: Error| match error.is_no_space_in(node) && node.is_out_of_files() {
+            true => Error::NoFiles { path: node.path().to_owned() },
+            false => error,
+        };
+        for (digest, document) in &documents.raw {
+            node.blobs().put_document(digest, document).map_err(|e| no_files(e.into()))?;
+        }
+        let stage = node.stage(lock).map_err(|e| no_files(e.into()))?;
+        self.layers(documents, Some(&stage), caught, tell).map_err(no_files)?;
         stage.commit()?;
         Ok(())
     }
