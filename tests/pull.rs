@@ -443,6 +443,17 @@ fn a_full_node_directory_is_said_and_left_empty() {
 }
 
 #[test]
+fn a_node_directory_without_a_limit_is_not_full() {
+    need!(root, registry);
+    SITE.registry.push("unlimited:1", &layered().build());
+    let mut place = SITE.place("unlimited");
+    let tmpfs = SmallTmpfs::mount(SITE.sandbox.make_dir("pull/tmpfs-unlimited", 0o777), "size=0");
+    place.node = tmpfs.0.join("node");
+    place.pull(&SITE.registry.name("unlimited:1")).success();
+    assert_layered(&place);
+}
+
+#[test]
 fn a_full_node_directory_ends_the_download() {
     need!(root);
     let mut place = SITE.place("full-ends");

@@ -102,6 +102,9 @@ impl Node {
     /// Bytes that an ordinary user can still write here.
     pub fn free(&self) -> Result<u64, Error> {
         let stat = statvfs(&self.root).map_err(|e| Error::new("examine", &self.root, e))?;
+        if stat.blocks() == 0 {
+            return Ok(u64::MAX); // ramfs, or a tmpfs without a limit: no size at all is told
+        }
         Ok(stat.blocks_available() as u64 * stat.fragment_size() as u64)
     }
 
