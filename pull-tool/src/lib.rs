@@ -41,6 +41,7 @@ struct PullArguments {
 
 /// `shifter`.
 pub fn main() -> ExitCode {
+    output::report_panics();
     // In a Slurm task this program stands where the user's command was, with its arguments: they
     // are not for us to read.
     if let Some(task) = launch::Task::of_this_process() {
@@ -55,5 +56,6 @@ pub fn main() -> ExitCode {
 
 /// `shifter-pull`.
 pub fn main_pull() -> ExitCode {
+    output::report_panics();
     output::exit(pull::run(&PullArguments::parse().pull))
 }

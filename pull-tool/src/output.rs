@@ -4,6 +4,7 @@
 
 use std::{
     io::{IsTerminal as _, Write as _},
+    panic,
     process::ExitCode,
     time::Instant,
 };
@@ -11,7 +12,7 @@ use std::{
 use runtime::{
     Reference,
     pull::{Event, bytes},
-    report::{Report, printable},
+    report::{EXIT_RUNTIME, Report, printable},
 };
 
 /// Prints a line of data.
@@ -35,6 +36,18 @@ pub(crate) fn exit(result: Result<(), Report>) -> ExitCode {
             ExitCode::from(report.exit)
         }
     }
+}
+
+/// Makes a panic a failure as any other: one line, and the exit status of what is ours. Threads that
+/// the system does not give are one.
+pub(crate) fn report_panics() {
+    panic::set_hook(Box::new(|info| {
+        let payload = info.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        talk(None, &format!("internal error: {}", printable(text.unwrap_or("panic"))));
+        std::process::exit(EXIT_RUNTIME.into());
+    }));
 }
 
 /// Tells of a pull: a line that is rewritten on a terminal, else one line a phase.
