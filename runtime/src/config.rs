@@ -139,11 +139,12 @@ impl Config {
         let uid = nix::unistd::getuid();
         let store = env("SHIFTER_STORE")
             .map(PathBuf::from)
-            .or(file.store)
+            .or(file.store.map(|path| for_user(&path)))
             .or_else(|| env("XDG_DATA_HOME").map(|dir| PathBuf::from(dir).join("shifter")))
             .or_else(|| home(env("HOME")).map(|dir| dir.join(".local/share/shifter")))
             .ok_or(Error::NoStore)?;
-        let node_dir = env("SHIFTER_NODE_DIR").map(PathBuf::from).or(file.node_dir);
+        let node_dir = env("SHIFTER_NODE_DIR").map(PathBuf::from);
+        let node_dir = node_dir.or(file.node_dir.map(|path| for_user(&path)));
         Ok(Config {
             store,
             node_dir: node_dir.unwrap_or_else(|| format!("/dev/shm/shifter-{uid}").into()),
@@ -160,6 +161,19 @@ impl Config {
 fn home(env: Option<OsString>) -> Option<PathBuf> {
     let entry = || nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
     env.map(PathBuf::from).or_else(|| entry().map(|user| user.dir))
+}
+
+/// Puts the caller's number for `{uid}` and name for `{user}`: a site's file is for all users, a
+/// store for one.
+fn for_user(path: &Path) -> PathBuf {
+    let Some(text) = path.to_str().filter(|text| text.contains('{')) else {
+        return path.to_owned();
+    };
+    let uid = nix::unistd::getuid();
+    // Who has no name is known by number.
+    let name = nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name);
+    let uid = uid.to_string();
+    text.replace("{user}", name.as_ref().unwrap_or(&uid)).replace("{uid}", &uid).into()
 }
 
 #[cfg(test)]
@@ -191,5 +205,13 @@ mod tests {
     fn an_unknown_key_is_an_error_with_its_place() {
         let error = toml::from_str::<File>("check_diff_id = true").expect_err("typo");
         assert!(error.to_string().contains("check_diff_id"), "{error}");
+    }
+
+    #[test]
+    fn a_path_of_the_sites_can_be_each_users_own() {
+        let uid = nix::unistd::getuid();
+        assert_eq!(for_user(Path::new("/s/{uid}/i")), Path::new(&format!("/s/{uid}/i")));
+        assert!(!for_user(Path::new("/s/{user}")).to_string_lossy().contains('{'));
+        assert_eq!(for_user(Path::new("/s/images")), Path::new("/s/images"));
     }
 }

@@ -348,7 +348,7 @@ pub struct RunConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootFs {
     /// Digests of the uncompressed layers, lowest first.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_empty")]
     pub diff_ids: Vec<Digest>,
 }
 
