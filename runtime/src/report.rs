@@ -142,19 +142,25 @@ impl From<&crate::pull::Error> for Report {
             Error::StoredBlob { .. } => {
                 Report::runtime(error, "remove that file from the store's blobs and pull again")
             }
-            Error::DocumentSize { .. } | Error::DiffId { .. } => Report::runtime(
-                error,
-                "the image in the registry is damaged; ask whoever pushed it to push it again",
-            ),
+            Error::DocumentSize { .. }
+            | Error::DiffId { .. }
+            | Error::Inflate { .. }
+            | Error::Layer { source: crate::layer::Error::Malformed { .. }, .. } => {
+                Report::runtime(
+                    error,
+                    "the image in the registry is damaged; ask whoever pushed it to push it again",
+                )
+            }
+            Error::Document(crate::oci::Error::NoPlatform { .. }) => {
+                Report::runtime(error, "choose an image that is built for it")
+            }
             Error::Interrupted(signal) => {
                 // As a shell reports it: 128 and the signal's number.
                 Report::line(&chain(error), "", 128u8.wrapping_add(*signal as u8))
             }
-            Error::Document(_)
-            | Error::Layer { .. }
-            | Error::Inflate { .. }
-            | Error::Cancelled
-            | Error::Threads(_) => Report::runtime(error, ""),
+            Error::Document(_) | Error::Layer { .. } | Error::Cancelled | Error::Threads(_) => {
+                Report::runtime(error, "")
+            }
         }
     }
 }

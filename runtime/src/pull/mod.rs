@@ -16,21 +16,12 @@ mod gzip;
 mod gzip {
     pub(super) type Reader<R> = flate2::bufread::MultiGzDecoder<R>;
 }
+mod layers;
 mod stream;
 
-use std::{
-    collections::HashMap,
-    path::PathBuf,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-        mpsc,
-    },
-    thread,
-    time::Duration,
-};
+use std::{path::PathBuf, thread};
 
-use self::{documents::Documents, stream::Source};
+use self::documents::Documents;
 use crate::{
     config::Config,
     digest::Digest,
@@ -38,12 +29,9 @@ use crate::{
     layer, oci,
     reference::Reference,
     registry,
-    store::{self, Node, Stage, Store},
+    store::{self, Node, Store},
     sys::interrupt::Caught,
 };
-
-/// How often progress is told and interruption looked for.
-const TICK: Duration = Duration::from_millis(100);
 
 /// Where a pull puts the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -381,135 +369,6 @@ impl Pull<'_> {
         store.tag(self.reference, documents.descriptor(), &documents.resolved)?;
         caught.signal().map_or(Ok(()), |signal| Err(Error::Interrupted(signal)))
     }
-
-    /// Reads all layers once: into the store where they are to be kept, into a tree if there is a
-    /// stage for one.
-    fn layers(
-        &self,
-        documents: &Documents,
-        stage: Option<&Stage>,
-        caught: &Caught,
-        tell: &mut dyn FnMut(Event),
-    ) -> Result<(), Error> {
-        let manifest = &documents.manifest;
-        tell(Event::Begin { layers: manifest.layers.len(), bytes: manifest.download_size() });
-        let jobs = self.jobs(documents, stage)?;
-        let mut tree = match stage {
-            Some(stage) => Some(layer::Tree::new(stage.rootfs()?)),
-            None => None,
-        };
-        let shared = Shared::default();
-        let check_diff_ids = self.config.check_diff_ids;
-        let result = thread::scope(|scope| {
-            let (done, results) = mpsc::channel();
-            for _ in 0..jobs.len().min(cores().max(2)) {
-                let (done, jobs, shared) = (done.clone(), &jobs, &shared);
-                scope.spawn(move || {
-                    while let Some(job) = shared.next(jobs) {
-                        let result = stream::run(job, check_diff_ids, shared);
-                        if done.send((job.number, result)).is_err() {
-                            break;
-                        }
-                    }
-                });
-            }
-            drop(done);
-            let mut merge = |number: usize, expanded| -> Result<(), Error> {
-                let (Some(tree), Some(stage)) = (&mut tree, stage) else { return Ok(()) };
-                let job = jobs.iter().find(|job| job.number == number).expect("a job's number");
-                let folder = job.folder.as_ref().expect("made with the stage");
-                let folder = folder.try_clone().map_err(|source| layer_io(job, source))?;
-                tree.merge(folder, expanded)
-                    .map_err(|source| Error::Layer { digest: job.layer.digest.clone(), source })?;
-                Ok(stage.remove(&number.to_string())?)
-            };
-            // Layers come in any order and are merged in theirs.
-            let mut waiting = HashMap::new();
-            let mut next = 0;
-            let result = loop {
-                if let Some(signal) = caught.signal() {
-                    break Err(Error::Interrupted(signal));
-                }
-                match results.recv_timeout(TICK) {
-                    Ok((number, Ok(expanded))) => {
-                        waiting.insert(number, expanded);
-                        let mut merged = Ok(());
-                        while let Some(expanded) = waiting.remove(&next) {
-                            if let Some(expanded) = expanded {
-                                merged = merged.and_then(|()| merge(next, expanded));
-                            }
-                            next += 1;
-                        }
-                        if let Err(error) = merged {
-                            break Err(error);
-                        }
-                    }
-                    // The layer that failed says why, if it has not yet.
-                    Ok((_, Err(Error::Cancelled))) => {}
-                    Ok((_, Err(error))) => break Err(error),
-                    Err(mpsc::RecvTimeoutError::Timeout) => {}
-                    Err(mpsc::RecvTimeoutError::Disconnected) if shared.is_cancelled() => {
-                        break Err(Error::Cancelled);
-                    }
-                    Err(mpsc::RecvTimeoutError::Disconnected) => break Ok(()),
-                }
-                tell(Event::Progress(shared.received.load(Ordering::Relaxed)));
-            };
-            if result.is_err() {
-                shared.cancel();
-            }
-            result
-        });
-        result?;
-        if let Some(tree) = tree {
-            tree.finish()
-                .map_err(|source| Error::Layer { digest: documents.digest.clone(), source })?;
-        }
-        // Soon signals have their own effect again; one that came meanwhile is not lost.
-        if let Some(signal) = caught.signal() {
-            return Err(Error::Interrupted(signal));
-        }
-        tell(Event::End);
-        Ok(())
-    }
-
-    /// One job for each layer that is missing somewhere, the biggest first: then the last ones to
-    /// end are small.
-    fn jobs<'b>(
-        &'b self,
-        documents: &'b Documents,
-        stage: Option<&Stage>,
-    ) -> Result<Vec<stream::Job<'b>>, Error> {
-        let mut jobs = Vec::new();
-        for (number, layer) in documents.manifest.layers.iter().enumerate() {
-            let blobs = self.store.as_ref().map(Store::blobs);
-            let stored = blobs.and_then(|blobs| blobs.find(layer));
-            if stored.is_some() && stage.is_none() {
-                continue;
-            }
-            let source = match stored {
-                Some(path) => Source::Store(path),
-                None => {
-                    let connected = self.remote.get()?;
-                    let handle = connected.executor.handle().clone();
-                    Source::Registry(connected.registry.clone(), handle)
-                }
-            };
-            let keep = match &source {
-                Source::Registry(..) if self.keep => blobs,
-                _ => None,
-            };
-            let folder = stage.map(|stage| stage.create(&number.to_string())).transpose()?;
-            let diff_id = &documents.config.rootfs.diff_ids[number];
-            jobs.push(stream::Job { number, layer, diff_id, source, keep, folder });
-        }
-        jobs.sort_by_key(|job| std::cmp::Reverse(job.layer.size));
-        Ok(jobs)
-    }
-}
-
-fn layer_io(job: &stream::Job<'_>, source: std::io::Error) -> Error {
-    Error::Inflate { digest: job.layer.digest.clone(), source }
 }
 
 impl Error {
@@ -519,43 +378,6 @@ impl Error {
             Error::Layer { source, .. } => source.is_no_space(),
             Error::Store(error) => error.is_no_space() && error.path.starts_with(node.path()),
             _ => false,
-        }
-    }
-}
-
-/// What the threads of one pull share.
-#[derive(Default)]
-struct Shared {
-    next: AtomicUsize,
-    received: AtomicU64,
-    cancelled: AtomicBool,
-    /// Downloads that would otherwise wait for a silent network before they notice.
-    downloads: Mutex<Vec<tokio::task::AbortHandle>>,
-}
-
-impl Shared {
-    fn next<'a, 'b>(&self, jobs: &'a [stream::Job<'b>]) -> Option<&'a stream::Job<'b>> {
-        if self.is_cancelled() {
-            return None;
-        }
-        jobs.get(self.next.fetch_add(1, Ordering::Relaxed))
-    }
-
-    fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed)
-    }
-
-    fn started(&self, download: tokio::task::AbortHandle) {
-        self.downloads.lock().unwrap_or_else(PoisonError::into_inner).push(download);
-        if self.is_cancelled() {
-            self.cancel();
-        }
-    }
-
-    fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Relaxed);
-        for download in self.downloads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            download.abort();
         }
     }
 }

@@ -19,7 +19,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Error, Shared, gzip};
+use super::{Error, gzip, layers::Shared};
 use crate::{
     digest::{Digest, Hasher},
     layer,
