@@ -270,7 +270,7 @@ fn hostile_trees_stay_in_their_place() {
             ("etc", to_victim.as_str()),
             ("etc", victim_above.as_str()),
             ("etc", "-> /etc"),
-            ("etc", "-> /proc/self/root/etc"),
+            ("etc", "-> /proc/self/cwd"),
             ("etc", "a file"),
             ("etc/passwd", to_victim.as_str()),
             ("etc/group", "-> /etc/group"),

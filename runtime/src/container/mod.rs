@@ -11,8 +11,11 @@
 //! What a launcher does for one rank of a step (for a single run, `plan.build()` is enough):
 //!
 //! ```no_run
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let (image, options, config): (runtime::Image, runtime::container::Options, runtime::Config) = todo!();
+//! # fn launch(
+//! #     image: runtime::Image,
+//! #     options: runtime::container::Options,
+//! #     config: runtime::Config,
+//! # ) -> Result<(), Box<dyn std::error::Error>> {
 //! use runtime::{Host, container};
 //!
 //! let host = Host::probe()?; // before anything of the image can answer in its place
