@@ -148,6 +148,23 @@ fn a_stored_image_needs_no_registry() {
 }
 
 #[test]
+fn a_stored_layer_that_the_disk_has_damaged_is_pulled_again() {
+    need!(root, registry);
+    let place = SITE.place("rotten");
+    let built = layered().build();
+    SITE.registry.push("rotten:1", &built);
+    let name = SITE.registry.name("rotten:1");
+    place.shifter(&["pull", "--to", "store", &name]).success();
+    let layer = &built.blobs()[0];
+    let path = place.store.join("blobs/sha256").join(&layer.digest()[7..]);
+    let mut bytes = layer.bytes().to_vec();
+    bytes[30] ^= 1;
+    fs::write(&path, bytes).expect("damage a blob");
+    place.shifter(&["run", "--dry-run", &name, "true"]).success();
+    assert_layered(&place);
+}
+
+#[test]
 fn an_unchanged_image_costs_one_question() {
     need!(root, registry);
     let place = SITE.place("unchanged");

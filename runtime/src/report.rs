@@ -139,9 +139,7 @@ impl From<&crate::pull::Error> for Report {
             Error::NoSpace { .. } | Error::NoFiles { .. } => {
                 Report::runtime(error, "remove images there, or set SHIFTER_NODE_DIR")
             }
-            Error::StoredBlob { .. } => {
-                Report::runtime(error, "remove that file from the store's blobs and pull again")
-            }
+            Error::StoredBlob { .. } => Report::runtime(error, "remove that file and pull again"),
             Error::DocumentSize { .. }
             | Error::DiffId { .. }
             | Error::Inflate { .. }

@@ -19,7 +19,7 @@ mod gzip {
 mod layers;
 mod stream;
 
-use std::{path::PathBuf, thread};
+use std::{fs, path::PathBuf, thread};
 
 use self::documents::Documents;
 use crate::{
@@ -104,10 +104,10 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A layer in the store is not what its name says.
-    #[error("layer {digest} in the store: expected {digest}, got {got}")]
+    #[error("stored layer {}: damaged: its content has digest {got}", path.display())]
     StoredBlob {
-        /// Which.
-        digest: Digest,
+        /// Where it lies; its name is the digest that it should have.
+        path: PathBuf,
         /// The digest of what is there.
         got: Digest,
     },
@@ -296,7 +296,15 @@ impl Pull<'_> {
         if node.tree(&documents.digest).is_some() && !missing_blobs {
             return Ok(true);
         }
-        self.bring_to(node, documents, missing_blobs, tell).map_err(|error| match error {
+        let brought = match self.bring_to(node, documents, missing_blobs, tell) {
+            // A layer of the store's that the disk has damaged is no layer: it comes from the
+            // registry again.
+            Err(Error::StoredBlob { path, .. }) if fs::remove_file(&path).is_ok() => {
+                self.bring_to(node, documents, missing_blobs, tell)
+            }
+            brought => brought,
+        };
+        brought.map_err(|error| match error {
             Error::Store(error) if error.path.starts_with(node.path()) => Error::Node(error),
             error => error,
         })

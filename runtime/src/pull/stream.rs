@@ -221,7 +221,7 @@ struct Chunks<'a> {
 
 enum From {
     Registry(tokio::sync::mpsc::Receiver<Result<Bytes, registry::Error>>),
-    Store(File, Option<Hasher>),
+    Store(PathBuf, File, Option<Hasher>),
 }
 
 impl<'a> Chunks<'a> {
@@ -233,7 +233,7 @@ impl<'a> Chunks<'a> {
                     path: path.clone(),
                     source,
                 })?;
-                From::Store(file, Some(Hasher::new()))
+                From::Store(path.clone(), file, Some(Hasher::new()))
             }
             Source::Registry(registry, handle) => {
                 let (sender, receiver) = tokio::sync::mpsc::channel(BUFFERS);
@@ -274,11 +274,11 @@ impl<'a> Chunks<'a> {
                 Some(chunk) => chunk?,
                 None => return Err(Error::Cancelled),
             },
-            From::Store(file, hasher) => {
+            From::Store(path, file, hasher) => {
                 let mut buffer = vec![0; BUFFER];
                 let read = file.read(&mut buffer).map_err(|source| store::Error {
                     op: "read",
-                    path: PathBuf::from(self.layer.digest.as_str()),
+                    path: path.clone(),
                     source,
                 })?;
                 buffer.truncate(read);
@@ -290,7 +290,7 @@ impl<'a> Chunks<'a> {
                     && let Some(got) = hasher.take().map(Hasher::finish)
                     && got != self.layer.digest
                 {
-                    return Err(Error::StoredBlob { digest: self.layer.digest.clone(), got });
+                    return Err(Error::StoredBlob { path: path.clone(), got });
                 }
                 buffer.into()
             }
