@@ -1,6 +1,15 @@
 //! `shifter pull` against a real registry: what arrives, what is refused, what is left behind.
 
-use std::{fs, path::PathBuf, process::Command, sync::LazyLock, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+    sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use fixtures::{
     Fault, Faulty, Place, Registry, Sandbox, Setup,
@@ -30,8 +39,13 @@ impl Site {
 }
 
 /// Three layers, each packed in another way, that add, replace and remove.
+///
+/// No two are alike: what one test damages in the registry is nobody else's.
 fn layered() -> Image {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed).to_string();
     let base = Layer::new()
+        .file("base", 0o644, &count)
         .dir("etc", 0o755)
         .file("etc/version", 0o644, "1")
         .file("etc/removed", 0o644, "x")
@@ -41,11 +55,15 @@ fn layered() -> Image {
         .dir("usr/lib", 0o755)
         .symlink("lib", "usr/lib");
     let middle = Layer::new()
+        .file("middle", 0o644, &count)
         .file("etc/version", 0o600, "2")
         .whiteout("etc/removed")
         .opaque("opaque")
         .file("opaque/new", 0o644, "x");
-    let top = Layer::new().file("lib/through", 0o644, "link").hardlink("etc/same", "etc/version");
+    let top = Layer::new()
+        .file("top", 0o644, &count)
+        .file("lib/through", 0o644, "link")
+        .hardlink("etc/same", "etc/version");
     Image::new()
         .layer_as(base, Compression::Gzip)
         .layer_as(middle, Compression::Zstd)
@@ -92,15 +110,15 @@ fn an_index_gives_this_machines_image() {
         |arch: &str| Image::new().architecture(arch).layer(Layer::new().file("arch", 0o644, arch));
     let here = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
     let index = image::index(&[image("s390x"), image(here)]);
-    let digest = SITE.registry.push("index:1", &index);
-    let name = SITE.registry.name("index:1");
+    let registry = Registry::start(&SITE.sandbox);
+    let digest = registry.push("index:1", &index);
+    let name = registry.name("index:1");
     place.pull(&name).success();
     assert_eq!(place.read("arch"), here);
     // Pinned to the index's digest, it is the image that is here.
-    SITE.registry.clear_accesses();
-    let pinned = format!("{}@{digest}", SITE.registry.name("index"));
+    registry.stop();
+    let pinned = format!("{}@{digest}", registry.name("index"));
     place.shifter(&["run", "--dry-run", &pinned, "true"]).success();
-    assert_eq!(SITE.registry.accesses(), []);
 
     let other = SITE.place("index-other");
     SITE.registry.push("index:2", &image::index(&[image("s390x"), image("ppc64le")]));
@@ -138,12 +156,12 @@ fn other_tools_read_the_store() {
 fn a_stored_image_needs_no_registry() {
     need!(root, registry);
     let place = SITE.place("stored");
-    SITE.registry.push("stored:1", &layered().build());
-    let name = SITE.registry.name("stored:1");
+    let registry = Registry::start(&SITE.sandbox);
+    registry.push("stored:1", &layered().build());
+    let name = registry.name("stored:1");
     place.shifter(&["pull", "--to", "store", &name]).success();
-    SITE.registry.clear_accesses();
+    registry.stop();
     place.shifter(&["run", "--dry-run", &name, "true"]).success();
-    assert_eq!(SITE.registry.accesses(), []);
     assert_layered(&place);
 }
 
@@ -171,13 +189,22 @@ fn an_unchanged_image_costs_one_question() {
     SITE.registry.push("unchanged:1", &layered().build());
     let name = SITE.registry.name("unchanged:1");
     place.pull(&name).success();
-    SITE.registry.clear_accesses();
+    // The registry writes its log when it has answered, and a little later: manifest,
+    // configuration, three layers.
+    let fetched = || SITE.registry.accesses_to("unchanged");
+    fixtures::eventually(Duration::from_secs(10), "five fetches in the log", || {
+        (fetched().iter().filter(|a| a.method == "GET").count() == 5).then_some(())
+    });
+    let before = fetched().len();
     let again = place.pull(&name);
     assert!(again.stderr.contains("is up to date"), "{again}");
     again.success();
-    let accesses = SITE.registry.accesses();
-    let about_images: Vec<_> = accesses.iter().filter(|a| a.path.contains("manifests")).collect();
-    assert_eq!(about_images.len(), 1, "{accesses:?}");
+    let asked = fixtures::eventually(Duration::from_secs(10), "a question in the log", || {
+        let asked = fetched().split_off(before);
+        asked.iter().any(|a| a.path.contains("manifests")).then_some(asked)
+    });
+    let about_images: Vec<_> = asked.iter().filter(|a| a.path.contains("manifests")).collect();
+    assert_eq!(about_images.len(), 1, "{asked:?}");
     assert_eq!(about_images[0].method, "HEAD");
 }
 
@@ -535,21 +562,24 @@ fn many_pulls_of_one_image_are_one() {
     let built = layered().build();
     SITE.registry.push("many:1", &built);
     let name = SITE.registry.name("many:1");
-    SITE.registry.clear_accesses();
     let runs: Vec<_> = (0..6)
         .map(|_| {
             let mut command = place.command("shifter", &["pull", "--to", "node", &name]);
-            command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+            command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
             command.spawn().expect("start shifter")
         })
         .collect();
-    for mut run in runs {
-        assert!(run.wait().expect("wait").success());
+    for run in runs {
+        let output = run.wait_with_output().expect("wait");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
     assert_layered(&place);
     let layer = built.blobs()[0].digest();
-    let fetched = SITE.registry.accesses();
-    let fetched = fetched.iter().filter(|a| a.method == "GET" && a.path.contains(&layer)).count();
+    let fetched = fixtures::eventually(Duration::from_secs(10), "a fetch in the log", || {
+        let accesses = SITE.registry.accesses_to("many");
+        let gets = accesses.iter().filter(|a| a.method == "GET" && a.path.contains(&layer));
+        Some(gets.count()).filter(|count| *count > 0)
+    });
     assert_eq!(fetched, 1, "one image, fetched {fetched} times");
 }
 
