@@ -104,7 +104,6 @@ fn prepared() -> Result<(Plan, PathBuf, Mode), Box<dyn Error>> {
         check_diff_ids: true,
         mounts: vec![],
         registries: vec![],
-        origin: None,
     };
     let plan = container::plan(&image, &options, &config, &Host::probe()?, env::vars_os())?;
     Ok((plan, node_dir, mode))

@@ -33,8 +33,6 @@ pub struct Config {
     pub mounts: Vec<String>,
     /// What is special about some registries.
     pub registries: Vec<Registry>,
-    /// The file that was read, for messages.
-    pub origin: Option<PathBuf>,
 }
 
 /// How to reach one registry.
@@ -124,11 +122,9 @@ impl Config {
         let env = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         let named = env("SHIFTER_CONFIG").map(PathBuf::from);
         let path = named.as_deref().unwrap_or(Path::new(DEFAULT_PATH));
-        let (text, origin) = match fs::read_to_string(path) {
-            Ok(text) => (text, Some(path.to_owned())),
-            Err(e) if e.kind() == io::ErrorKind::NotFound && named.is_none() => {
-                (DEFAULTS.to_owned(), None)
-            }
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound && named.is_none() => DEFAULTS.to_owned(),
             Err(source) => return Err(Error::Read { path: path.to_owned(), source }),
         };
         let file: File = toml::from_str(&text)
@@ -151,7 +147,6 @@ impl Config {
             check_diff_ids: file.check_diff_ids,
             mounts: file.mounts,
             registries: file.registries,
-            origin,
         })
     }
 }

@@ -93,15 +93,11 @@ impl From<&crate::container::Error> for Report {
             }
             Error::NoCommand { .. } => "name one",
             Error::NotFound { .. } => "check its name, or give its path in the image",
-            Error::Io { source, .. } if is_full(source) => "free space there",
+            Error::Io { source, .. } if crate::sys::is_full(source) => "free space there",
             _ => "",
         };
         Report::line(&chain(error), remedy, error.exit_code())
     }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 #[cfg(feature = "pull")]

@@ -417,7 +417,6 @@ mod tests {
             check_diff_ids: true,
             mounts: mounts.iter().map(|&mount| mount.to_owned()).collect(),
             registries: vec![],
-            origin: None,
         }
     }
 

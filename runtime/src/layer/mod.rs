@@ -177,8 +177,7 @@ pub enum Error {
 impl Error {
     /// Whether the file system, or the caller's quota on it, is full.
     pub fn is_no_space(&self) -> bool {
-        let Error::System { source, .. } = self else { return false };
-        matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+        matches!(self, Error::System { source, .. } if crate::sys::is_full(source))
     }
 }
 

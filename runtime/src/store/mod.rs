@@ -52,11 +52,6 @@ impl Error {
 
     /// Whether space or a quota ran out.
     pub fn is_no_space(&self) -> bool {
-        is_no_space(&self.source)
+        crate::sys::is_full(&self.source)
     }
-}
-
-/// Whether an error of the kernel means that space or a quota ran out.
-pub fn is_no_space(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

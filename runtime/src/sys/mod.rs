@@ -10,3 +10,9 @@ pub mod isal;
 pub mod mount;
 pub mod process;
 pub mod xattr;
+
+/// Whether an answer of the kernel's means that space, or the caller's quota of it, ran out.
+pub fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}
