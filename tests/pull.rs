@@ -469,8 +469,8 @@ fn a_full_node_directory_is_said_and_left_empty() {
     let many = (0..40).fold(Layer::new(), |layer, n| layer.file(&format!("d/{n}"), 0o644, ""));
     SITE.registry.push("full:files", &Image::new().layer(many).build());
     for (image, limit, says) in [
-        // What was free was not enough: that is all that is known.
-        ("full:late", "size=2m", "needs more than 2.1 MB, 2.1 MB are free"),
+        // What was free was not enough for the part that had come.
+        ("full:late", "size=2m", " MB, 2.1 MB are free"),
         ("full:early", "size=2m", "needs more than 8.4 MB, 2.1 MB are free"),
         ("full:files", "nr_inodes=40", "takes no more files"),
     ] {
@@ -544,7 +544,8 @@ fn a_store_that_cannot_be_written_to_is_said_and_left_as_it_was() {
     place.store = tmpfs.0.join("store");
     let store = place.store.display().to_string();
     let stderr = place.pull(&name).failure(125);
-    assert_says(&stderr, &["write ", &store, "no space left on device", "or set SHIFTER_STORE"]);
+    let says = "is full: the image needs more than 4.2 MB, 2.1 MB are free";
+    assert_says(&stderr, &[&store, says, "or set SHIFTER_STORE"]);
     place.assert_clean();
 
     let mut remount = Command::new("mount");

@@ -70,13 +70,13 @@ impl<'a> Progress<'a> {
     }
 
     /// Takes what [`runtime::pull`] tells.
-    pub(crate) fn tell(&mut self, event: Event) {
+    pub(crate) fn tell(&mut self, event: Event<'_>) {
         match event {
             Event::Waiting => talk(
                 self.node,
                 &format!("waiting for another process that is pulling {}", self.reference),
             ),
-            Event::Begin { layers, bytes: total } => {
+            Event::Begin { layers, bytes: total, .. } => {
                 self.began = Instant::now();
                 self.total = total;
                 let plural = if layers == 1 { "" } else { "s" };
@@ -89,14 +89,18 @@ impl<'a> Progress<'a> {
                     ),
                 );
             }
-            Event::Progress(done) if self.terminal && self.total > 0 => {
+            Event::Progress { bytes: done, .. } if self.terminal && self.total > 0 => {
                 let percent = done * 100 / self.total;
                 let line = format!("{} of {}, {percent} %", bytes(done), bytes(self.total));
                 let _ = write!(std::io::stderr(), "\r{line}\x1b[K");
                 self.open = true;
             }
-            Event::Progress(_) => {}
-            Event::End => {
+            Event::Progress { .. } | Event::Layer(_) => {}
+            Event::Trouble(trouble) => {
+                self.wipe();
+                talk(self.node, trouble);
+            }
+            Event::End(_) => {
                 self.wipe();
                 let seconds = self.began.elapsed().as_secs_f64();
                 talk(self.node, &format!("pulled {} in {seconds:.1} s", self.reference));

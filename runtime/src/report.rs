@@ -132,8 +132,16 @@ impl From<&crate::pull::Error> for Report {
             Error::Registry(error) => Report::runtime(error, &registry_remedy(error)),
             Error::Store(error) => error.into(),
             Error::Node(error) => Report::runtime(error, node_remedy(error)),
-            Error::NoSpace { .. } | Error::NoFiles { .. } => {
+            Error::NoSpace { setting, .. } => {
+                Report::runtime(error, &format!("remove images there, or set {setting}"))
+            }
+            Error::NoFiles { .. } => {
                 Report::runtime(error, "remove images there, or set SHIFTER_NODE_DIR")
+            }
+            Error::NoMemory { whose, .. } => {
+                let more =
+                    if *whose == "the job" { "ask for more (--mem)" } else { "use another node" };
+                Report::runtime(error, &format!("{more}, or remove images from SHIFTER_NODE_DIR"))
             }
             Error::StoredBlob { .. } => Report::runtime(error, "remove that file and pull again"),
             Error::DocumentSize { .. }
@@ -152,9 +160,11 @@ impl From<&crate::pull::Error> for Report {
                 // As a shell reports it: 128 and the signal's number.
                 Report::line(&chain(error), "", 128u8.wrapping_add(*signal as u8))
             }
-            Error::Document(_) | Error::Layer { .. } | Error::Cancelled | Error::Threads(_) => {
-                Report::runtime(error, "")
-            }
+            Error::Document(_)
+            | Error::Layer { .. }
+            | Error::Cancelled
+            | Error::Full
+            | Error::Threads(_) => Report::runtime(error, ""),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Error, Remote};
+use super::{Error, Event, Remote};
 use crate::{
     digest::Digest,
     oci::{self, Descriptor, Document, ImageConfig, Manifest, Platform},
@@ -43,6 +43,7 @@ pub(super) fn find(
     resolved: Digest,
     local: &[&Blobs],
     remote: &Remote<'_>,
+    tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Documents, Error> {
     let here = |digest: &Digest| local.iter().find_map(|blobs| blobs.document(digest));
     let mut raw = Vec::new();
@@ -52,9 +53,9 @@ pub(super) fn find(
         let (bytes, content_type) = match here(&digest) {
             Some(bytes) => (bytes, None),
             None => {
-                let connected = remote.get()?;
-                let name = digest.as_str();
-                let fetched = connected.executor.block_on(connected.registry.manifest(name))?;
+                let connected = remote.get(tell)?;
+                let fetched = connected.registry.manifest(digest.as_str());
+                let fetched = remote.wait(connected, fetched, tell)?;
                 (fetched.bytes, fetched.content_type)
             }
         };
@@ -74,9 +75,9 @@ pub(super) fn find(
                 let bytes = match here(&manifest.config.digest) {
                     Some(bytes) => bytes,
                     None => {
-                        let connected = remote.get()?;
-                        let fetch = connected.registry.document(&manifest.config);
-                        connected.executor.block_on(fetch)?
+                        let connected = remote.get(tell)?;
+                        let fetched = connected.registry.document(&manifest.config);
+                        remote.wait(connected, fetched, tell)?
                     }
                 };
                 let config = ImageConfig::parse(&bytes, &manifest)?;

@@ -3,31 +3,36 @@
 use std::{
     collections::HashMap,
     sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
-    thread,
-    time::Duration,
+    thread::{self, Scope},
+    time::{Duration, Instant},
 };
 
 use super::{
-    Error, Event, Pull, cores,
+    Error, Event, Pull, TICK, Watch, cores,
     documents::Documents,
-    stream::{self, Job, Source},
+    event::{Flight, Summary, Troubles},
+    stream::{self, Finished, Job, Meter, Source},
 };
 use crate::{
     digest::Digest,
     layer::{self, Expanded},
+    oci::Descriptor,
     store::{Stage, Store},
     sys::interrupt::Caught,
 };
 
-/// How often progress is told and interruption looked for.
-const TICK: Duration = Duration::from_millis(100);
-
-/// A layer that is done: its place in the manifest, and what was expanded, if anything was to be.
-type Done = (usize, Result<Option<Expanded>, Error>);
+/// Layers that are read at once where processors are not what limits them: each has a connection
+/// of its own, and far registries give each connection only so much.
+const MAX_CONNECTIONS: usize = 8;
+/// Layers that are read at once on a node of many cores. Each has its buffers, and more would not
+/// be faster: the biggest layer takes as long as it takes.
+const MAX_LAYERS: usize = 16;
+/// So many ticks in a row all layers wait for the network before another one is begun.
+const HUNGRY_TICKS: u32 = 3;
 
 impl Pull<'_> {
     /// Reads all layers once: into the store where they are to be kept, into a tree if there is a
@@ -37,38 +42,42 @@ impl Pull<'_> {
         documents: &Documents,
         stage: Option<&Stage>,
         caught: &Caught,
-        tell: &mut dyn FnMut(Event),
+        tell: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), Error> {
-        let manifest = &documents.manifest;
-        tell(Event::Begin { layers: manifest.layers.len(), bytes: manifest.download_size() });
-        let jobs = self.jobs(documents, stage)?;
-        let mut merge = stage.map(Merge::new).transpose()?;
-        let shared = Shared::default();
-        let check_diff_ids = self.config.check_diff_ids;
+        let jobs = self.jobs(documents, stage, tell)?;
+        let bytes = jobs.iter().map(|job| job.layer.size).sum();
+        tell(Event::Begin { digest: &documents.digest, layers: jobs.len(), bytes });
+        let mut merge = stage.map(|stage| Merge::new(stage, documents)).transpose()?;
+        let mut watch = self.node.as_ref().filter(|_| stage.is_some()).map(Watch::new);
+        let mut summary = Summary::default();
+        let shared = Shared::new(self.remote.troubles.clone());
         thread::scope(|scope| {
-            let (done, results) = mpsc::channel();
-            for _ in 0..jobs.len().min(cores().max(2)) {
-                let (done, jobs, shared) = (done.clone(), &jobs, &shared);
-                scope.spawn(move || work(jobs, check_diff_ids, shared, &done));
-            }
-            drop(done);
-            let result = collect(&results, caught, &shared, &mut |layer| {
-                if let (Some(merge), Some((number, expanded))) = (&mut merge, layer) {
-                    merge.add(&jobs, number, expanded)?;
+            let mut team = Team::start(scope, &jobs, &shared);
+            let result = team.collect(caught, &mut |finished| {
+                let Some(finished) = finished else {
+                    self.remote.troubles.tell(tell);
+                    tell_progress(&jobs, tell);
+                    return watch.as_mut().map_or(Ok(()), Watch::look);
+                };
+                summary.add(&finished.told);
+                tell(Event::Layer(&finished.told));
+                match (&mut merge, finished.expanded) {
+                    (Some(merge), Some(expanded)) => merge.add(finished.told.number, expanded),
+                    _ => Ok(()),
                 }
-                tell(Event::Progress(shared.received.load(Ordering::Relaxed)));
-                Ok(())
             });
+            tell_progress(&jobs, tell);
             result.inspect_err(|_| shared.cancel())
         })?;
         if let Some(merge) = merge {
-            merge.finish(&documents.digest)?;
+            summary.merge = merge.finish()?;
         }
         // Soon signals have their own effect again; one that came meanwhile is not lost.
         if let Some(signal) = caught.signal() {
             return Err(Error::Interrupted(signal));
         }
-        tell(Event::End);
+        summary.total = shared.epoch.elapsed();
+        tell(Event::End(&summary));
         Ok(())
     }
 
@@ -77,62 +86,128 @@ impl Pull<'_> {
     fn jobs<'b>(
         &'b self,
         documents: &'b Documents,
-        stage: Option<&Stage>,
+        stage: Option<&'b Stage>,
+        tell: &mut dyn FnMut(Event<'_>),
     ) -> Result<Vec<Job<'b>>, Error> {
         let blobs = self.store.as_ref().map(Store::blobs);
-        let mut jobs = Vec::new();
+        let mut jobs: Vec<Job<'_>> = Vec::new();
         for (number, layer) in documents.manifest.layers.iter().enumerate() {
             let (source, keep) = match blobs.and_then(|blobs| blobs.find(layer)) {
                 Some(_) if stage.is_none() => continue,
                 Some(path) => (Source::Store(path), None),
                 None => {
-                    let connected = self.remote.get()?;
+                    let again = |job: &Job<'_>| job.layer.digest == layer.digest;
+                    if stage.is_none() && jobs.iter().any(again) {
+                        continue;
+                    }
+                    let connected = self.remote.get(tell)?;
                     let handle = connected.executor.handle().clone();
                     let source = Source::Registry(connected.registry.clone(), handle);
                     (source, blobs.filter(|_| self.keep))
                 }
             };
-            let folder = stage.map(|stage| stage.create(&number.to_string())).transpose()?;
             let diff_id = &documents.config.rootfs.diff_ids[number];
-            jobs.push(Job { number, layer, diff_id, source, keep, folder });
+            // An uncompressed layer is its own content, whose digest is checked already.
+            let check = self.config.check_diff_ids && *diff_id != layer.digest;
+            let diff_id = check.then_some(diff_id);
+            jobs.push(Job { number, layer, diff_id, source, keep, stage, meter: Meter::default() });
         }
         jobs.sort_by_key(|job| std::cmp::Reverse(job.layer.size));
         Ok(jobs)
     }
 }
 
-/// One thread's part: the next job, until there is none.
-fn work(jobs: &[Job<'_>], check_diff_ids: bool, shared: &Shared, done: &mpsc::Sender<Done>) {
-    while let Some(job) = shared.next(jobs) {
-        let result = stream::run(job, check_diff_ids, shared);
-        if done.send((job.number, result)).is_err() {
-            break;
-        }
-    }
+fn tell_progress(jobs: &[Job<'_>], tell: &mut dyn FnMut(Event<'_>)) {
+    let received = |job: &Job<'_>| job.meter.received.load(Ordering::Relaxed);
+    let active = jobs.iter().filter(|job| job.meter.active.load(Ordering::Relaxed));
+    let layers: Vec<_> = active
+        .map(|job| Flight {
+            number: job.number,
+            digest: &job.layer.digest,
+            bytes: received(job),
+            size: job.layer.size,
+        })
+        .collect();
+    tell(Event::Progress { bytes: jobs.iter().map(received).sum(), layers: &layers });
 }
 
-/// Passes on the layers that the threads have expanded, and ends with the first thing that goes
-/// wrong. `pass` is also called in between, with nothing.
-fn collect(
-    results: &mpsc::Receiver<Done>,
-    caught: &Caught,
-    shared: &Shared,
-    pass: &mut dyn FnMut(Option<(usize, Expanded)>) -> Result<(), Error>,
-) -> Result<(), Error> {
-    loop {
-        if let Some(signal) = caught.signal() {
-            return Err(Error::Interrupted(signal));
+/// The threads that read layers: each takes the next job until there is none.
+struct Team<'scope, 'env, 'a> {
+    scope: &'scope Scope<'scope, 'env>,
+    jobs: &'scope [Job<'a>],
+    shared: &'scope Shared,
+    done: mpsc::Sender<Result<Finished, Error>>,
+    results: mpsc::Receiver<Result<Finished, Error>>,
+    workers: usize,
+    /// For so many ticks, all have been waiting for the network.
+    hungry: u32,
+}
+
+impl<'scope, 'env, 'a> Team<'scope, 'env, 'a> {
+    fn start(
+        scope: &'scope Scope<'scope, 'env>,
+        jobs: &'scope [Job<'a>],
+        shared: &'scope Shared,
+    ) -> Team<'scope, 'env, 'a> {
+        let (done, results) = mpsc::channel();
+        let mut team = Team { scope, jobs, shared, done, results, workers: 0, hungry: 0 };
+        for _ in 0..jobs.len().min(cores().clamp(2, MAX_LAYERS)) {
+            team.add();
         }
-        match results.recv_timeout(TICK) {
-            Ok((number, Ok(expanded))) => pass(expanded.map(|expanded| (number, expanded)))?,
-            // The layer that failed says why, if it has not yet.
-            Ok((_, Err(Error::Cancelled))) => {}
-            Ok((_, Err(error))) => return Err(error),
-            Err(mpsc::RecvTimeoutError::Timeout) => pass(None)?,
-            Err(mpsc::RecvTimeoutError::Disconnected) if shared.is_cancelled() => {
-                return Err(Error::Cancelled);
+        team
+    }
+
+    fn add(&mut self) {
+        let (done, jobs, shared) = (self.done.clone(), self.jobs, self.shared);
+        self.scope.spawn(move || {
+            while let Some(job) = shared.next(jobs) {
+                if done.send(stream::run(job, shared)).is_err() {
+                    break;
+                }
             }
-            Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
+        });
+        self.workers += 1;
+    }
+
+    /// Passes on the layers as they are done, and ends with the first thing that goes wrong. `pass`
+    /// is also called at every tick, with nothing.
+    fn collect(
+        &mut self,
+        caught: &Caught,
+        pass: &mut dyn FnMut(Option<Finished>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut left = self.jobs.len();
+        let mut told = Instant::now();
+        while left > 0 {
+            if let Some(signal) = caught.signal() {
+                return Err(Error::Interrupted(signal));
+            }
+            match self.results.recv_timeout(TICK) {
+                // The layer that failed says why, if it has not yet.
+                Ok(Err(Error::Cancelled)) | Err(_) => {}
+                Ok(finished) => {
+                    pass(Some(finished?))?;
+                    left -= 1;
+                }
+            }
+            if told.elapsed() >= TICK {
+                told = Instant::now();
+                pass(None)?;
+                self.feed();
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins another layer when the network gives those that are begun less than they could take.
+    fn feed(&mut self) {
+        let mut active = self.jobs.iter().map(|job| &job.meter);
+        let mut active = active.by_ref().filter(|meter| meter.active.load(Ordering::Relaxed));
+        let starving = active.all(|meter| meter.hungry.load(Ordering::Relaxed));
+        self.hungry = if starving { self.hungry + 1 } else { 0 };
+        if self.hungry >= HUNGRY_TICKS && self.workers < self.jobs.len().min(MAX_CONNECTIONS) {
+            self.hungry = 0;
+            self.add();
         }
     }
 }
@@ -140,51 +215,71 @@ fn collect(
 /// The tree in the making, and the layers that came too early for it.
 struct Merge<'a> {
     stage: &'a Stage,
+    layers: &'a [Descriptor],
+    image: &'a Digest,
     tree: layer::Tree,
     waiting: HashMap<usize, Expanded>,
     next: usize,
+    time: Duration,
 }
 
 impl<'a> Merge<'a> {
-    fn new(stage: &'a Stage) -> Result<Merge<'a>, Error> {
+    fn new(stage: &'a Stage, documents: &'a Documents) -> Result<Merge<'a>, Error> {
         let tree = layer::Tree::new(stage.rootfs()?);
-        Ok(Merge { stage, tree, waiting: HashMap::new(), next: 0 })
+        let (layers, image) = (documents.manifest.layers.as_slice(), &documents.digest);
+        let (waiting, next, time) = (HashMap::new(), 0, Duration::ZERO);
+        Ok(Merge { stage, layers, image, tree, waiting, next, time })
     }
 
     /// Merges a layer when its turn comes: layers come in any order and are merged in theirs.
-    fn add(&mut self, jobs: &[Job<'_>], number: usize, expanded: Expanded) -> Result<(), Error> {
+    fn add(&mut self, number: usize, expanded: Expanded) -> Result<(), Error> {
+        let began = Instant::now();
         self.waiting.insert(number, expanded);
         while let Some(expanded) = self.waiting.remove(&self.next) {
-            let job = jobs.iter().find(|job| job.number == self.next).expect("a job's number");
-            let folder = job.folder.as_ref().expect("made with the stage");
-            self.tree
-                .merge(folder, expanded)
-                .map_err(|source| Error::Layer { digest: job.layer.digest.clone(), source })?;
-            self.stage.remove(&self.next.to_string())?;
+            let name = self.next.to_string();
+            let folder = self.stage.open(&name)?;
+            let digest = || self.layers[self.next].digest.clone();
+            let merged = self.tree.merge(folder, expanded);
+            merged.map_err(|source| Error::Layer { digest: digest(), source })?;
+            self.stage.remove(&name)?;
             self.next += 1;
         }
+        self.time += began.elapsed();
         Ok(())
     }
 
-    fn finish(self, image: &Digest) -> Result<(), Error> {
+    /// Returns what making the tree has taken.
+    fn finish(self) -> Result<Duration, Error> {
+        let began = Instant::now();
         let finished = self.tree.finish();
-        finished.map_err(|source| Error::Layer { digest: image.clone(), source })?;
-        Ok(())
+        finished.map_err(|source| Error::Layer { digest: self.image.clone(), source })?;
+        Ok(self.time + began.elapsed())
     }
 }
 
 /// What the threads of one pull share.
-#[derive(Default)]
 pub(super) struct Shared {
+    /// When the layers began.
+    pub(super) epoch: Instant,
+    /// What is to be told.
+    pub(super) troubles: Troubles,
     next: AtomicUsize,
-    /// Compressed bytes read so far.
-    pub(super) received: AtomicU64,
     cancelled: AtomicBool,
     /// Downloads that would otherwise wait for a silent network before they notice.
     downloads: Mutex<Vec<tokio::task::AbortHandle>>,
 }
 
 impl Shared {
+    fn new(troubles: Troubles) -> Shared {
+        Shared {
+            troubles,
+            epoch: Instant::now(),
+            next: AtomicUsize::new(0),
+            cancelled: AtomicBool::new(false),
+            downloads: Mutex::default(),
+        }
+    }
+
     fn next<'a, 'b>(&self, jobs: &'a [Job<'b>]) -> Option<&'a Job<'b>> {
         if self.is_cancelled() {
             return None;
@@ -199,7 +294,7 @@ impl Shared {
 
     /// Notes a download, to be ended with the others.
     pub(super) fn started(&self, download: tokio::task::AbortHandle) {
-        self.downloads.lock().unwrap_or_else(PoisonError::into_inner).push(download);
+        self.downloads().push(download);
         if self.is_cancelled() {
             self.cancel();
         }
@@ -208,8 +303,12 @@ impl Shared {
     /// Ends what is under way.
     pub(super) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
-        for download in self.downloads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        for download in self.downloads().drain(..) {
             download.abort();
         }
+    }
+
+    fn downloads(&self) -> MutexGuard<'_, Vec<tokio::task::AbortHandle>> {
+        self.downloads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -9,7 +9,9 @@
 //!
 //! One pass, bounded memory. Nothing has its final name before all of it is verified.
 
+mod chunks;
 mod documents;
+mod event;
 #[cfg(all(feature = "isal", target_arch = "x86_64"))]
 mod gzip;
 #[cfg(not(all(feature = "isal", target_arch = "x86_64")))]
@@ -19,19 +21,31 @@ mod gzip {
 mod layers;
 mod stream;
 
-use std::{fs, path::PathBuf, thread};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
 
-use self::documents::Documents;
+pub use self::event::{Event, Flight, Layer, Span, Summary};
+use self::{documents::Documents, event::Troubles};
 use crate::{
     config::Config,
     digest::Digest,
     image::Image,
-    layer, oci,
+    layer,
+    oci::{self, Descriptor},
     reference::Reference,
     registry,
-    store::{self, Node, Store},
+    store::{self, Limit, Node, Room, Store},
     sys::interrupt::Caught,
 };
+
+/// How often progress is told and interruption looked for.
+const TICK: Duration = Duration::from_millis(100);
+/// Memory that a pull leaves free, in bytes.
+const RESERVE: u64 = 64 << 20;
 
 /// Where a pull puts the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,24 +56,6 @@ pub enum To {
     Node,
     /// Both, in one pass.
     Both,
-}
-
-/// What happens during a pull, told as it happens.
-#[derive(Debug)]
-pub enum Event {
-    /// Another process on this node is making the same image.
-    Waiting,
-    /// The layers begin.
-    Begin {
-        /// How many.
-        layers: usize,
-        /// Their compressed size together, in bytes.
-        bytes: u64,
-    },
-    /// Bytes of the layers read so far.
-    Progress(u64),
-    /// All layers are there and verified.
-    End,
 }
 
 /// Why there is no image.
@@ -126,6 +122,20 @@ pub enum Error {
     NoSpace {
         /// The directory.
         path: PathBuf,
+        /// The variable that names another one.
+        setting: &'static str,
+        /// Bytes that the image takes at least.
+        needed: u64,
+        /// Bytes that were free before.
+        free: u64,
+    },
+    /// The memory in which images are expanded runs out, or would.
+    #[error("{whose} has {} of memory, {} were free: the image needs more than {}", bytes(*.limit), bytes(*.free), bytes(*.needed))]
+    NoMemory {
+        /// The job or the node.
+        whose: &'static str,
+        /// Bytes of memory in all.
+        limit: u64,
         /// Bytes that the image takes at least.
         needed: u64,
         /// Bytes that were free before.
@@ -137,6 +147,9 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// Memory is about to run out. How much it would have taken is said by what this becomes.
+    #[error("out of memory")]
+    Full,
     /// SIGINT, SIGTERM or SIGHUP.
     #[error("interrupted by signal {0}")]
     Interrupted(i32),
@@ -171,11 +184,14 @@ pub struct Pulled {
 }
 
 /// Brings an image from its registry, whatever is here under that name.
+///
+/// When it fails, layers that have come are kept in the store, where the next pull finds them;
+/// without a store nothing is kept: a node's memory is no place for what may never be needed.
 pub fn pull(
     reference: &Reference,
     to: To,
     config: &Config,
-    tell: &mut dyn FnMut(Event),
+    tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Pulled, Error> {
     let store = match to {
         To::Node => Store::open(&config.store),
@@ -187,9 +203,8 @@ pub fn pull(
     };
     let remote = Remote::new(reference, config);
     let pull = Pull { reference, config, remote: &remote, store, node, keep: to != To::Node };
-    let documents = pull.documents(None)?;
+    let documents = pull.documents(None, tell)?;
     let unchanged = pull.bring(&documents, tell)?;
-    pull.tag(&documents)?;
     Ok(Pulled { digest: documents.digest, unchanged })
 }
 
@@ -198,7 +213,7 @@ pub fn pull(
 pub fn ensure(
     reference: &Reference,
     config: &Config,
-    tell: &mut dyn FnMut(Event),
+    tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Image, Error> {
     let store = Store::open(&config.store);
     let known = match &store {
@@ -208,7 +223,7 @@ pub fn ensure(
     let remote = Remote::new(reference, config);
     let node = Node::open(&config.node_dir)?;
     let pull = Pull { reference, config, remote: &remote, store, node: Some(node), keep: false };
-    let documents = pull.documents(known)?;
+    let documents = pull.documents(known, tell)?;
     pull.bring(&documents, tell)?;
     let node = pull.node.as_ref().expect("opened above");
     let rootfs = node.tree(&documents.digest).expect("brought above");
@@ -226,6 +241,8 @@ struct Remote<'a> {
     reference: &'a Reference,
     config: &'a Config,
     connected: std::cell::OnceCell<Connected>,
+    /// What the network has to tell.
+    troubles: Troubles,
 }
 
 struct Connected {
@@ -235,10 +252,11 @@ struct Connected {
 
 impl<'a> Remote<'a> {
     fn new(reference: &'a Reference, config: &'a Config) -> Remote<'a> {
-        Remote { reference, config, connected: std::cell::OnceCell::new() }
+        let (connected, troubles) = (std::cell::OnceCell::new(), Troubles::default());
+        Remote { reference, config, connected, troubles }
     }
 
-    fn get(&self) -> Result<&Connected, Error> {
+    fn get(&self, tell: &mut dyn FnMut(Event<'_>)) -> Result<&Connected, Error> {
         if let Some(connected) = self.connected.get() {
             return Ok(connected);
         }
@@ -247,9 +265,37 @@ impl<'a> Remote<'a> {
             .enable_all()
             .build()
             .map_err(Error::Threads)?;
-        let registry =
-            executor.block_on(registry::Registry::connect(self.reference, self.config))?;
+        let connect = registry::Registry::connect(self.reference, self.config);
+        let registry = self.wait_on(&executor, connect, tell)?;
         Ok(self.connected.get_or_init(|| Connected { executor, registry: registry.into() }))
+    }
+
+    /// Waits for an answer, and tells what happens meanwhile.
+    fn wait<T>(
+        &self,
+        connected: &Connected,
+        answer: impl Future<Output = Result<T, registry::Error>>,
+        tell: &mut dyn FnMut(Event<'_>),
+    ) -> Result<T, Error> {
+        self.wait_on(&connected.executor, answer, tell)
+    }
+
+    fn wait_on<T>(
+        &self,
+        executor: &tokio::runtime::Runtime,
+        answer: impl Future<Output = Result<T, registry::Error>>,
+        tell: &mut dyn FnMut(Event<'_>),
+    ) -> Result<T, Error> {
+        let mut answer = std::pin::pin!(answer);
+        executor.block_on(async {
+            loop {
+                let answered = tokio::time::timeout(TICK, &mut answer).await;
+                self.troubles.tell(tell);
+                if let Ok(answer) = answered {
+                    return Ok(answer?);
+                }
+            }
+        })
     }
 }
 
@@ -270,73 +316,112 @@ struct Pull<'a> {
 impl Pull<'_> {
     /// Finds the manifest and the configuration. `known` is the manifest's digest, if it is known
     /// without the registry.
-    fn documents(&self, known: Option<Digest>) -> Result<Documents, Error> {
+    fn documents(
+        &self,
+        known: Option<Digest>,
+        tell: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Documents, Error> {
         let pinned = || self.reference.digest().cloned();
         let resolved = match known.or_else(pinned) {
             Some(digest) => digest,
             None => {
-                let connected = self.remote.get()?;
+                let connected = self.remote.get(tell)?;
                 let tag = self.reference.tag().expect("a name has a tag or a digest");
-                connected.executor.block_on(connected.registry.resolve(tag))?
+                self.remote.wait(connected, connected.registry.resolve(tag), tell)?
             }
         };
-        let blobs = self.store.iter().map(Store::blobs).chain(self.node.iter().map(Node::blobs));
-        documents::find(resolved, &blobs.collect::<Vec<_>>(), self.remote)
+        let local: Vec<_> =
+            self.store.iter().map(Store::blobs).chain(self.node.iter().map(Node::blobs)).collect();
+        let is_here = |digest: &Digest| local.iter().any(|blobs| blobs.document(digest).is_some());
+        let Some(node) = self.node.as_ref().filter(|_| !is_here(&resolved)) else {
+            return documents::find(resolved, &local, self.remote, tell);
+        };
+        // One process asks for all that are at it on this node.
+        let _lock = node.lock(&resolved, || tell(Event::Waiting)).map_err(Error::Node)?;
+        let documents = documents::find(resolved, &local, self.remote, tell)?;
+        for (digest, document) in &documents.raw {
+            let put = node.blobs().put_document(digest, document);
+            put.map_err(|error| no_files(Error::Node(error), node))?;
+        }
+        Ok(documents)
     }
 
-    /// Brings the layers to where they are missing. Returns whether none was.
-    fn bring(&self, documents: &Documents, tell: &mut dyn FnMut(Event)) -> Result<bool, Error> {
-        let missing_blobs = self.keep && !self.stored(documents);
-        let Some(node) = &self.node else {
-            if missing_blobs {
-                self.layers(documents, None, &Caught::install(), tell)?;
-            }
-            return Ok(!missing_blobs);
-        };
-        if node.tree(&documents.digest).is_some() && !missing_blobs {
-            return Ok(true);
+    /// Brings the layers to where they are missing, and gives the image its name in the store.
+    /// Returns whether nothing was missing.
+    fn bring(&self, documents: &Documents, tell: &mut dyn FnMut(Event<'_>)) -> Result<bool, Error> {
+        let unchanged = self.is_complete(documents);
+        if !unchanged {
+            let brought = match self.bring_alone(documents, tell) {
+                // A layer of the store's that the disk has damaged is no layer: it comes from the
+                // registry again.
+                Err(Error::StoredBlob { path, .. }) if fs::remove_file(&path).is_ok() => {
+                    self.bring_alone(documents, tell)
+                }
+                brought => brought,
+            };
+            brought.map_err(|error| match (error, &self.node) {
+                (Error::Store(error), Some(node)) if error.path.starts_with(node.path()) => {
+                    Error::Node(error)
+                }
+                (error, _) => error,
+            })?;
         }
-        let brought = match self.bring_to(node, documents, missing_blobs, tell) {
-            // A layer of the store's that the disk has damaged is no layer: it comes from the
-            // registry again.
-            Err(Error::StoredBlob { path, .. }) if fs::remove_file(&path).is_ok() => {
-                self.bring_to(node, documents, missing_blobs, tell)
-            }
-            brought => brought,
-        };
-        brought.map_err(|error| match error {
-            Error::Store(error) if error.path.starts_with(node.path()) => Error::Node(error),
-            error => error,
+        self.tag(documents)?;
+        Ok(unchanged)
+    }
+
+    /// The store, if the image is wanted there.
+    fn kept(&self) -> Option<&Store> {
+        self.store.as_ref().filter(|_| self.keep)
+    }
+
+    /// Whether the image is wherever it is wanted.
+    fn is_complete(&self, documents: &Documents) -> bool {
+        let expanded = |node: &Node| node.tree(&documents.digest).is_some();
+        self.node.as_ref().is_none_or(expanded) && self.missing(documents).next().is_none()
+    }
+
+    /// The layers that the store lacks, if they are wanted there.
+    fn missing<'b>(&'b self, documents: &'b Documents) -> impl Iterator<Item = &'b Descriptor> {
+        self.kept().into_iter().flat_map(|store| {
+            let layers = documents.manifest.layers.iter();
+            layers.filter(|layer| store.blobs().find(layer).is_none())
         })
     }
 
-    fn bring_to(
+    /// Does what is to be done by one process at a time.
+    fn bring_alone(
         &self,
-        node: &Node,
         documents: &Documents,
-        missing_blobs: bool,
-        tell: &mut dyn FnMut(Event),
-    ) -> Result<bool, Error> {
-        let lock = node.lock(&documents.digest, || tell(Event::Waiting))?;
+        tell: &mut dyn FnMut(Event<'_>),
+    ) -> Result<(), Error> {
+        let image = &documents.digest;
+        let (node, kept) = (self.node.as_ref(), self.kept());
+        let lock = node.map(|node| node.lock(image, || tell(Event::Waiting))).transpose()?;
+        let in_store = kept.map(|store| store.lock_image(image, || tell(Event::Waiting)));
+        let _in_store = in_store.transpose()?;
         // Not before the wait for others, which any signal may end; but before anything is written.
         let caught = Caught::install();
-        if node.tree(&documents.digest).is_some() {
-            if missing_blobs {
-                self.layers(documents, None, &caught, tell)?;
+        let needed = self.missing(documents).map(|layer| layer.size).sum();
+        if let Some(store) = kept {
+            let room = store.room()?;
+            if room.free < needed {
+                return Err(no_space(store.path(), "SHIFTER_STORE", needed, room));
             }
-            return Ok(!missing_blobs);
         }
-        let (needed, free) = (documents.manifest.download_size(), node.free()?);
-        let full = |needed| Error::NoSpace { path: node.path().to_owned(), needed, free };
-        // Compressed sizes are all that is known before: less than that can never be enough.
-        if free < needed {
-            return Err(full(needed));
+        let brought = match (node, &lock) {
+            (Some(node), Some(lock)) if node.tree(image).is_none() => {
+                self.expand(documents, node, lock, &caught, tell)
+            }
+            _ if needed > 0 => self.layers(documents, None, &caught, tell),
+            _ => Ok(()),
+        };
+        if let (Err(error), Some(store)) = (&brought, kept)
+            && !error.may_pass()
+        {
+            store.blobs().forget(&documents.manifest.layers);
         }
-        match self.expand(documents, node, &lock, &caught, tell) {
-            // It was not enough, whatever the compressed sizes are.
-            Err(error) if error.is_no_space_in(node) => Err(full(needed.max(free))),
-            other => other.map(|()| false),
-        }
+        brought
     }
 
     /// Makes the image's tree on the node.
@@ -346,45 +431,116 @@ impl Pull<'_> {
         node: &Node,
         lock: &store::Lock,
         caught: &Caught,
-        tell: &mut dyn FnMut(Event),
+        tell: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), Error> {
-        // Asked while all that was made is still there.
-        let no_files = |error: Error| match error.is_no_space_in(node) && node.is_out_of_files() {
-            true => Error::NoFiles { path: node.path().to_owned() },
-            false => error,
-        };
-        for (digest, document) in &documents.raw {
-            node.blobs().put_document(digest, document).map_err(|e| no_files(e.into()))?;
+        let (size, room) = (documents.manifest.download_size(), node.room()?);
+        // Compressed sizes are all that is known before: less than that is never enough.
+        if room.free < size {
+            return Err(no_space(node.path(), "SHIFTER_NODE_DIR", size, room));
         }
-        let stage = node.stage(lock).map_err(|e| no_files(e.into()))?;
-        self.layers(documents, Some(&stage), caught, tell).map_err(no_files)?;
-        stage.commit()?;
-        Ok(())
+        let stage = node.stage(lock).map_err(|error| no_files(error.into(), node))?;
+        let mut read = 0;
+        let brought = self.layers(documents, Some(&stage), caught, &mut |event| {
+            if let Event::Progress { bytes, .. } = event {
+                read = bytes;
+            }
+            tell(event);
+        });
+        // Asked while all that was made is still there.
+        match brought.map_err(|error| no_files(error, node)) {
+            Err(error) if error.is_no_space_in(node) => {
+                // All that was free went into the part that was read.
+                let share = (read.max(1) as f64 / size.max(1) as f64).min(1.0);
+                let needed = (room.free as f64 / share) as u64;
+                Err(no_space(node.path(), "SHIFTER_NODE_DIR", needed, room))
+            }
+            Err(error) => Err(error),
+            Ok(()) => Ok(stage.commit().map(|_| ())?),
+        }
     }
 
-    fn stored(&self, documents: &Documents) -> bool {
-        let blobs = self.store.as_ref().map(Store::blobs);
-        blobs.is_some_and(|blobs| documents.manifest.layers.iter().all(|l| blobs.find(l).is_some()))
-    }
-
-    /// Names the image in the store, whose blobs are all there by now.
+    /// Names the image in the store, whose layers are all there by now.
     fn tag(&self, documents: &Documents) -> Result<(), Error> {
-        let Some(store) = self.store.as_ref().filter(|_| self.keep) else { return Ok(()) };
+        let Some(store) = self.kept() else { return Ok(()) };
+        let manifest = documents.descriptor();
+        if store.has(self.reference, &manifest, &documents.resolved)? {
+            return Ok(());
+        }
         let caught = Caught::install();
         for (digest, document) in &documents.raw {
             store.blobs().put_document(digest, document)?;
         }
-        store.tag(self.reference, documents.descriptor(), &documents.resolved)?;
+        store.blobs().publish(&documents.manifest.layers)?;
+        store.tag(self.reference, manifest, &documents.resolved)?;
         caught.signal().map_or(Ok(()), |signal| Err(Error::Interrupted(signal)))
     }
 }
 
+/// A file system that is full may have room, and only take no more files.
+fn no_files(error: Error, node: &Node) -> Error {
+    match error.is_no_space_in(node) && node.is_out_of_files() {
+        true => Error::NoFiles { path: node.path().to_owned() },
+        false => error,
+    }
+}
+
+fn no_space(path: &Path, setting: &'static str, needed: u64, room: Room) -> Error {
+    let (path, free) = (path.to_owned(), room.free);
+    match room.limit {
+        Limit::FileSystem => Error::NoSpace { path, setting, needed, free },
+        Limit::Job(limit) => Error::NoMemory { whose: "the job", limit, needed, free },
+        Limit::Node(limit) => Error::NoMemory { whose: "this node", limit, needed, free },
+    }
+}
+
+/// Watches the memory that a tree grows in.
+struct Watch<'a> {
+    node: &'a Node,
+    free: u64,
+}
+
+impl<'a> Watch<'a> {
+    fn new(node: &'a Node) -> Watch<'a> {
+        Watch { node, free: 0 }
+    }
+
+    /// Stops in time: a process that takes more memory than its job has is killed without a word,
+    /// and the job with it.
+    fn look(&mut self) -> Result<(), Error> {
+        let room = self.node.room()?;
+        let spent = self.free.saturating_sub(room.free);
+        self.free = room.free;
+        match room.limit {
+            Limit::Job(_) | Limit::Node(_) if room.free < RESERVE + 2 * spent => Err(Error::Full),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Error {
+    /// Whether other bytes came than the digest promised: another try may bring the right ones.
+    fn is_other_content(&self) -> bool {
+        matches!(self, Error::Registry(registry::Error::Digest { .. }))
+    }
+
+    /// Whether the next pull may succeed with what has come so far. Space that ran out is needed
+    /// for something else.
+    fn may_pass(&self) -> bool {
+        match self {
+            Error::Registry(error) => !error.is_other_content(),
+            Error::Interrupted(_) | Error::Cancelled => true,
+            _ => false,
+        }
+    }
+
     /// Whether the space of the node directory ran out.
     fn is_no_space_in(&self, node: &Node) -> bool {
         match self {
             Error::Layer { source, .. } => source.is_no_space(),
-            Error::Store(error) => error.is_no_space() && error.path.starts_with(node.path()),
+            Error::Full => true,
+            Error::Store(error) | Error::Node(error) => {
+                error.is_no_space() && error.path.starts_with(node.path())
+            }
             _ => false,
         }
     }

@@ -9,43 +9,58 @@
 //! and one big layer keeps more than one core busy.
 
 use std::{
-    fs::File,
-    io::{self, BufRead, Read, Write as _},
-    os::fd::{AsFd as _, OwnedFd},
+    io::{self, BufRead, Read},
+    os::fd::AsFd as _,
     path::PathBuf,
-    sync::{Arc, atomic::Ordering, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
     thread,
+    time::Instant,
 };
 
 use bytes::Bytes;
 
-use super::{Error, gzip, layers::Shared};
+use super::{
+    Error,
+    chunks::Chunks,
+    event::{self, Stopwatch},
+    gzip,
+    layers::Shared,
+};
 use crate::{
     digest::{Digest, Hasher},
     layer,
     oci::{Compression, Descriptor},
-    registry::{self, Registry},
-    store::{self, Blobs},
+    registry::Registry,
+    store::{Blobs, Stage},
 };
 
 /// The unit in which the stages hand bytes on.
-const BUFFER: usize = 256 << 10;
+pub(super) const BUFFER: usize = 256 << 10;
 /// Buffers between two stages.
-const BUFFERS: usize = 6;
+pub(super) const BUFFERS: usize = 6;
 /// What [`Compression::sniff`] looks at, in bytes.
 const MAGIC: usize = 4;
+/// How often a layer is read that comes with another digest than it should have: once it may have
+/// been damaged on its way, not always.
+const MAX_READS: u32 = 3;
 
 /// One layer to read.
 pub(super) struct Job<'a> {
     /// Its place in the manifest, lowest is 0.
     pub(super) number: usize,
     pub(super) layer: &'a Descriptor,
-    pub(super) diff_id: &'a Digest,
+    /// What the uncompressed bytes are held against, if they are.
+    pub(super) diff_id: Option<&'a Digest>,
     pub(super) source: Source,
     /// Where the compressed bytes are kept, if they are.
     pub(super) keep: Option<&'a Blobs>,
     /// Where the files go, if they are wanted.
-    pub(super) folder: Option<OwnedFd>,
+    pub(super) stage: Option<&'a Stage>,
+    pub(super) meter: Meter,
 }
 
 /// Where a layer's bytes come from.
@@ -54,17 +69,49 @@ pub(super) enum Source {
     Store(PathBuf),
 }
 
-/// Reads a layer to its end and checks it. Returns what was expanded, if there is a folder.
-pub(super) fn run(
-    job: &Job<'_>,
-    check_diff_id: bool,
-    shared: &Shared,
-) -> Result<Option<layer::Expanded>, Error> {
+/// How far a layer is, for others to see.
+#[derive(Debug, Default)]
+pub(super) struct Meter {
+    /// Being read right now.
+    pub(super) active: AtomicBool,
+    /// Compressed bytes read so far.
+    pub(super) received: AtomicU64,
+    /// Waiting for the registry right now.
+    pub(super) hungry: AtomicBool,
+}
+
+/// A layer that is done.
+pub(super) struct Finished {
+    /// What is to be merged, if anything was to be expanded.
+    pub(super) expanded: Option<layer::Expanded>,
+    pub(super) told: event::Layer,
+}
+
+/// Reads a layer to its end and checks it.
+pub(super) fn run(job: &Job<'_>, shared: &Shared) -> Result<Finished, Error> {
+    let mut reads = 1;
+    loop {
+        job.meter.active.store(true, Ordering::Relaxed);
+        let result = read(job, shared);
+        job.meter.active.store(false, Ordering::Relaxed);
+        match result {
+            Err(error) if error.is_other_content() && reads < MAX_READS => {
+                shared.troubles.add(format!("{error}; trying again"));
+                job.meter.received.store(0, Ordering::Relaxed);
+                reads += 1;
+            }
+            result => return result,
+        }
+    }
+}
+
+fn read(job: &Job<'_>, shared: &Shared) -> Result<Finished, Error> {
     let mut chunks = Chunks::start(job, shared)?;
-    let Some(folder) = &job.folder else {
+    let Some(stage) = job.stage else {
         while chunks.next()?.is_some() {}
-        return Ok(None);
+        return Ok(Finished { expanded: None, told: chunks.account() });
     };
+    let folder = stage.create(&job.number.to_string())?;
     let (inflated, full) = mpsc::sync_channel(BUFFERS);
     let (empty, recycled) = mpsc::channel();
     for _ in 0..BUFFERS {
@@ -73,10 +120,12 @@ pub(super) fn run(
     }
     thread::scope(|scope| {
         let inflate = scope.spawn(move || inflate(chunks, job, &inflated, &recycled));
-        let hasher = check_diff_id.then(Hasher::new);
-        let mut tar = Pipe { full, empty, buffer: Vec::new(), position: 0, hasher };
+        let hasher = job.diff_id.map(|_| Hasher::new());
+        let clock = Stopwatch::start(shared.epoch);
+        let mut tar = Pipe { full, empty, buffer: Vec::new(), position: 0, hasher, clock };
         let expanded = layer::expand(&mut tar, folder.as_fd(), &layer::Limits::default());
         let got = tar.hasher.take().map(Hasher::finish);
+        let write = tar.clock.stop();
         drop(tar); // an inflater that still has something to hand over finds nobody, and ends
         // Nothing that is still to come can explain this better.
         let explained = !matches!(expanded, Ok(_) | Err(layer::Error::Malformed { .. }));
@@ -85,23 +134,26 @@ pub(super) fn run(
         }
         // Where both failed, the earlier stage knows why.
         let upstream = inflate.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let expanded = match (upstream, expanded) {
+        let (mut told, expanded) = match (upstream, expanded) {
             // Unless it was waiting for the network, and has only been told to stop.
             (Err(Some(error)), _) if !(explained && matches!(error, Error::Cancelled)) => {
                 return Err(error);
             }
+            (Ok(told), Ok(expanded)) => (told, expanded),
             (_, Err(source)) => {
                 return Err(Error::Layer { digest: job.layer.digest.clone(), source });
             }
-            (_, Ok(expanded)) => expanded,
+            // Only a tar stage that failed makes the other one stop without an error.
+            (Err(error), Ok(_)) => return Err(error.unwrap_or(Error::Cancelled)),
         };
-        match got {
-            Some(got) if got != *job.diff_id => Err(Error::DiffId {
+        told.write = Some(write);
+        match (got, job.diff_id) {
+            (Some(got), Some(expected)) if got != *expected => Err(Error::DiffId {
                 digest: job.layer.digest.clone(),
-                expected: job.diff_id.clone(),
+                expected: expected.clone(),
                 got,
             }),
-            _ => Ok(Some(expanded)),
+            _ => Ok(Finished { expanded: Some(expanded), told }),
         }
     })
 }
@@ -112,7 +164,7 @@ fn inflate(
     job: &Job<'_>,
     inflated: &mpsc::SyncSender<Vec<u8>>,
     recycled: &mpsc::Receiver<Vec<u8>>,
-) -> Result<(), Option<Error>> {
+) -> Result<event::Layer, Option<Error>> {
     let mut input = ChunkReader { chunks, chunk: Bytes::new(), error: None };
     let copied = copy_inflated(&mut input, inflated, recycled);
     // The reader's own error is typed; through the decoder it came back as mere text.
@@ -120,7 +172,11 @@ fn inflate(
         return Err(Some(error));
     }
     let failure = match copied {
-        Ok(true) => return Ok(()),
+        Ok(true) => {
+            let mut told = input.chunks.account();
+            told.inflate = Some(input.chunks.clock.stop());
+            return Ok(told);
+        }
         Ok(false) => None,
         Err(source) => Some(Error::Inflate { digest: job.layer.digest.clone(), source }),
     };
@@ -142,13 +198,14 @@ fn copy_inflated(
     recycled: &mpsc::Receiver<Vec<u8>>,
 ) -> io::Result<bool> {
     let compression = Compression::sniff(input.head()?);
+    let mut others = Stopwatch::start(Instant::now());
     let mut decoder: Box<dyn Read + '_> = match compression {
         Compression::None => Box::new(&mut *input),
         Compression::Gzip => Box::new(gzip::Reader::new(&mut *input)),
         Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(&mut *input)?),
     };
     loop {
-        let Ok(mut buffer) = recycled.recv() else { return Ok(false) };
+        let Ok(mut buffer) = others.wait(|| recycled.recv()) else { return Ok(false) };
         buffer.resize(BUFFER, 0);
         let mut filled = 0;
         while filled < BUFFER {
@@ -163,13 +220,14 @@ fn copy_inflated(
         if filled == 0 {
             break;
         }
-        if inflated.send(buffer).is_err() {
+        if others.wait(|| inflated.send(buffer)).is_err() {
             return Ok(false);
         }
     }
     drop(decoder);
     // Past the decoder's end: the digest covers every byte (SECURITY R11).
     io::copy(input, &mut io::sink())?;
+    input.chunks.clock.waited(others.waiting());
     Ok(true)
 }
 
@@ -180,13 +238,14 @@ struct Pipe {
     buffer: Vec<u8>,
     position: usize,
     hasher: Option<Hasher>,
+    clock: Stopwatch,
 }
 
 impl BufRead for Pipe {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.position == self.buffer.len() {
             // A sender that went away is the end; whether it came too early, it says itself.
-            let next = self.full.recv().unwrap_or_default();
+            let next = self.clock.wait(|| self.full.recv()).unwrap_or_default();
             if let Some(hasher) = &mut self.hasher {
                 hasher.update(&next);
             }
@@ -207,108 +266,6 @@ impl Read for Pipe {
         let n = self.fill_buf()?.read(out)?;
         self.consume(n);
         Ok(n)
-    }
-}
-
-/// A layer's compressed bytes. Their end is reported only when size and digest are right.
-struct Chunks<'a> {
-    from: From,
-    keep: Option<store::BlobWriter>,
-    shared: &'a Shared,
-    layer: &'a Descriptor,
-    ended: bool,
-}
-
-enum From {
-    Registry(tokio::sync::mpsc::Receiver<Result<Bytes, registry::Error>>),
-    Store(PathBuf, File, Option<Hasher>),
-}
-
-impl<'a> Chunks<'a> {
-    fn start(job: &Job<'a>, shared: &'a Shared) -> Result<Chunks<'a>, Error> {
-        let from = match &job.source {
-            Source::Store(path) => {
-                let file = File::open(path).map_err(|source| store::Error {
-                    op: "open",
-                    path: path.clone(),
-                    source,
-                })?;
-                From::Store(path.clone(), file, Some(Hasher::new()))
-            }
-            Source::Registry(registry, handle) => {
-                let (sender, receiver) = tokio::sync::mpsc::channel(BUFFERS);
-                let (registry, layer) = (registry.clone(), job.layer.clone());
-                let download = handle.spawn(async move {
-                    let mut blob = registry.blob("layer", &layer);
-                    loop {
-                        let chunk = match blob.chunk().await {
-                            Ok(Some(chunk)) => Ok(chunk),
-                            // The empty chunk is the verified end. A channel that closes without
-                            // one was cancelled.
-                            Ok(None) => Ok(Bytes::new()),
-                            Err(error) => Err(error),
-                        };
-                        let last = !matches!(&chunk, Ok(chunk) if !chunk.is_empty());
-                        if sender.send(chunk).await.is_err() || last {
-                            break;
-                        }
-                    }
-                });
-                shared.started(download.abort_handle());
-                From::Registry(receiver)
-            }
-        };
-        let keep = job.keep.map(|blobs| blobs.writer(&job.layer.digest)).transpose()?;
-        Ok(Chunks { from, keep, shared, layer: job.layer, ended: false })
-    }
-
-    fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        if self.ended {
-            return Ok(None);
-        }
-        if self.shared.is_cancelled() {
-            return Err(Error::Cancelled);
-        }
-        let chunk = match &mut self.from {
-            From::Registry(receiver) => match receiver.blocking_recv() {
-                Some(chunk) => chunk?,
-                None => return Err(Error::Cancelled),
-            },
-            From::Store(path, file, hasher) => {
-                let mut buffer = vec![0; BUFFER];
-                let read = file.read(&mut buffer).map_err(|source| store::Error {
-                    op: "read",
-                    path: path.clone(),
-                    source,
-                })?;
-                buffer.truncate(read);
-                match hasher {
-                    Some(hasher) if read > 0 => hasher.update(&buffer),
-                    _ => {}
-                }
-                if read == 0
-                    && let Some(got) = hasher.take().map(Hasher::finish)
-                    && got != self.layer.digest
-                {
-                    return Err(Error::StoredBlob { path: path.clone(), got });
-                }
-                buffer.into()
-            }
-        };
-        if chunk.is_empty() {
-            self.ended = true;
-            if let Some(keep) = self.keep.take() {
-                keep.commit()?;
-            }
-            return Ok(None);
-        }
-        if let Some(keep) = &mut self.keep
-            && let Err(source) = keep.write_all(&chunk)
-        {
-            return Err(keep.error(source).into());
-        }
-        self.shared.received.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-        Ok(Some(chunk))
     }
 }
 

@@ -116,6 +116,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether other bytes came than the digest promised.
+    pub fn is_other_content(&self) -> bool {
+        matches!(self, Error::Digest { .. } | Error::Size { .. })
+    }
+
     /// Whether another try may help.
     fn is_passing(&self) -> bool {
         match self {
@@ -279,6 +284,12 @@ pub struct Blob<'a> {
 }
 
 impl Blob<'_> {
+    /// Goes on after the first `received` bytes, which `hasher` has seen.
+    pub fn after(mut self, received: u64, hasher: Hasher) -> Self {
+        (self.received, self.hasher) = (received, hasher);
+        self
+    }
+
     /// Returns the next bytes, or `None` after the last, when size and digest are right.
     ///
     /// A broken connection is taken up again with a Range request where it broke.

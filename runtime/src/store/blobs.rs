@@ -1,14 +1,12 @@
 //! A folder of content-addressed files.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read as _, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs::{self, File},
+    io::{self, Read as _},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
 };
 
-use super::Error;
+use super::{Error, draft::Draft};
 use crate::{
     digest::Digest,
     oci::{Descriptor, MAX_DOCUMENT},
@@ -27,12 +25,14 @@ impl Blobs {
         Blobs { dir: root.join("blobs/sha256"), partial: root.join("partial") }
     }
 
-    /// Where a blob lies, if it is here with the size that its descriptor says. Its content was
-    /// verified before it got its name.
-    pub fn find(&self, descriptor: &Descriptor) -> Option<PathBuf> {
-        let path = self.dir.join(descriptor.digest.hex());
-        let metadata = fs::symlink_metadata(&path).ok()?;
-        (metadata.is_file() && metadata.len() == descriptor.size).then_some(path)
+    /// Where a layer lies, if it is here with the size that its descriptor says: among the blobs,
+    /// or whole and waiting for its image. Its content was verified before it got its name.
+    pub fn find(&self, layer: &Descriptor) -> Option<PathBuf> {
+        [&self.dir, &self.partial].into_iter().find_map(|dir| {
+            let path = dir.join(layer.digest.hex());
+            let metadata = fs::symlink_metadata(&path).ok()?;
+            (metadata.is_file() && metadata.len() == layer.size).then_some(path)
+        })
     }
 
     /// Reads a manifest or configuration, if it is here and still what its name says.
@@ -48,78 +48,46 @@ impl Blobs {
         if self.document(digest).is_some() {
             return Ok(());
         }
-        let mut writer = self.writer(digest)?;
-        writer.write_all(bytes).map_err(|e| Error::new("write", &writer.path, e))?;
-        writer.commit()
+        Draft::create(&self.partial, &self.dir.join(digest.hex()))?.commit_with(bytes)
     }
 
-    /// Begins a blob. What is written becomes visible by [`BlobWriter::commit`], or never.
-    pub fn writer(&self, digest: &Digest) -> Result<BlobWriter, Error> {
-        BlobWriter::create(&self.partial, &self.dir.join(digest.hex()))
+    /// Begins a layer, or goes on with what an earlier pull has left of it. Once committed, it
+    /// waits in `partial/` for [`Blobs::publish`].
+    pub fn writer(&self, layer: &Descriptor) -> Result<Draft, Error> {
+        let name = self.partial.join(layer.digest.hex());
+        Draft::adopt(&self.partial, &name, layer.size)
+            .map_or_else(|| Draft::create(&self.partial, &name), Ok)
     }
-}
 
-/// A file on its way into the store. Dropped, it leaves nothing.
-#[derive(Debug)]
-pub struct BlobWriter {
-    file: File,
-    path: PathBuf,
-    name: PathBuf,
-    done: bool,
-}
-
-impl BlobWriter {
-    /// Begins a file in `partial` that is to become `name`.
-    ///
-    /// Its own name is nobody else's: on another node of a shared filesystem a process may have the
-    /// same number, and a dead one may have had it here.
-    pub(super) fn create(partial: &Path, name: &Path) -> Result<BlobWriter, Error> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let stem = name.file_name().expect("made by joining a name").display();
-        loop {
-            let count = COUNT.fetch_add(1, Ordering::Relaxed);
-            let path = partial.join(format!("{stem}.{}.{count}", std::process::id()));
-            match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
-                Ok(file) => {
-                    return Ok(BlobWriter { file, path, name: name.to_owned(), done: false });
-                }
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(Error::new("create", path, e)),
+    /// Puts layers among the blobs, whose image is complete.
+    pub fn publish(&self, layers: &[Descriptor]) -> Result<(), Error> {
+        for layer in layers {
+            let (from, to) =
+                (self.partial.join(layer.digest.hex()), self.dir.join(layer.digest.hex()));
+            match fs::rename(&from, &to) {
+                // It was there before, or another image that has it was quicker.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && to.exists() => {}
+                renamed => renamed.map_err(|e| Error::new("publish", &to, e))?,
             }
         }
+        sync_dir(&self.dir)
     }
 
-    /// Makes the file visible. Only for content that has been verified.
-    pub fn commit(mut self) -> Result<(), Error> {
-        // Before the rename: else a crash can leave an empty file under a valid digest, on
-        // filesystems that allocate late. NFS and Lustre report a full quota only here.
-        self.file.sync_all().map_err(|e| Error::new("write", &self.path, e))?;
-        fs::rename(&self.path, &self.name).map_err(|e| Error::new("write", &self.name, e))?;
-        self.done = true;
-        Ok(())
-    }
-
-    /// Words the failure of a write.
-    pub fn error(&self, source: io::Error) -> Error {
-        Error::new("write", &self.path, source)
-    }
-}
-
-impl Write for BlobWriter {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.file.write(buf)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Drop for BlobWriter {
-    fn drop(&mut self) {
-        if !self.done {
-            // Best effort: what stays in partial/ is removed by a later run.
-            let _ = fs::remove_file(&self.path);
+    /// Removes what has come of layers that no image will have.
+    pub fn forget(&self, layers: &[Descriptor]) {
+        for layer in layers {
+            // Best effort: what stays is removed by a later run.
+            let name = self.partial.join(layer.digest.hex());
+            while let Some(draft) = Draft::adopt(&self.partial, &name, u64::MAX) {
+                drop(draft);
+            }
+            let _ = fs::remove_file(name);
         }
     }
+}
+
+/// Makes renames in a directory last (SECURITY R26).
+pub(super) fn sync_dir(dir: &Path) -> Result<(), Error> {
+    let sync = File::open(dir).and_then(|dir| dir.sync_all());
+    sync.map_err(|e| Error::new("write", dir, e))
 }

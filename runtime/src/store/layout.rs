@@ -2,8 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Write as _},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{BlobWriter, Blobs, Error};
+use super::{Blobs, Draft, Error, Room, blobs::sync_dir};
 use crate::{digest::Digest, oci::Descriptor, reference::Reference};
 
 /// The key of a name in index.json (annotations.md). The name is the whole canonical reference,
@@ -71,6 +71,16 @@ impl Store {
         Store { root: root.to_owned(), blobs: Blobs::at(root) }
     }
 
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// What can still be written here. A quota says nothing before it is reached.
+    pub fn room(&self) -> Result<Room, Error> {
+        Room::of(&self.root).map_err(|e| Error::new("examine", &self.root, e))
+    }
+
     /// The blobs.
     pub fn blobs(&self) -> &Blobs {
         &self.blobs
@@ -85,6 +95,21 @@ impl Store {
             None => d.annotations.get(REF_NAME) == Some(&name),
         });
         Ok(found.map(|d| d.digest))
+    }
+
+    /// Whether a manifest has the name `reference` here, given it by [`Store::tag`].
+    pub fn has(
+        &self,
+        reference: &Reference,
+        manifest: &Descriptor,
+        resolved: &Digest,
+    ) -> Result<bool, Error> {
+        let name = reference.to_string();
+        Ok(self.read_index()?.manifests.iter().any(|d| {
+            d.annotations.get(REF_NAME) == Some(&name)
+                && d.digest == manifest.digest
+                && d.annotations.get(RESOLVED).is_some_and(|d| d == resolved.as_str())
+        }))
     }
 
     /// Gives a manifest that is here the name `reference`; what had the name loses it. `resolved`
@@ -109,16 +134,33 @@ impl Store {
         self.write_index(&index)
     }
 
+    /// Becomes the only process that pulls the image `manifest` into this store, until the file is
+    /// dropped. `waiting` is called if another one is at it, before the wait for it.
+    ///
+    /// Without flock (some Lustre mounts) two may be at it, and each downloads for itself.
+    pub fn lock_image(&self, manifest: &Digest, waiting: impl FnOnce()) -> Result<File, Error> {
+        let lock = self.lock_file(&format!("{}.lock", manifest.hex()))?;
+        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+            waiting();
+            let _ = lock.lock();
+        }
+        Ok(lock)
+    }
+
     /// Becomes the only writer of the index, until the file is dropped.
     fn lock(&self) -> Result<File, Error> {
-        let path = self.root.join("partial/index.lock");
-        let lock =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
-        let lock = lock.map_err(|e| Error::new("create", &path, e))?;
-        // Without flock (some Lustre mounts) two writers at the same moment can lose one name,
-        // never break the file: it is replaced whole.
+        let lock = self.lock_file("index.lock")?;
+        // Without flock two writers at the same moment can lose one name, never break the file: it
+        // is replaced whole.
         let _ = lock.lock();
         Ok(lock)
+    }
+
+    fn lock_file(&self, name: &str) -> Result<File, Error> {
+        let path = self.root.join("partial").join(name);
+        let lock =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        lock.map_err(|e| Error::new("create", &path, e))
     }
 
     fn read_index(&self) -> Result<Index, Error> {
@@ -134,9 +176,8 @@ impl Store {
 
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
         let name = self.root.join(name);
-        let mut writer = BlobWriter::create(&self.root.join("partial"), &name)?;
-        writer.write_all(bytes).map_err(|e| Error::new("write", &name, e))?;
-        writer.commit()
+        Draft::create(&self.root.join("partial"), &name)?.commit_with(bytes)?;
+        sync_dir(&self.root)
     }
 
     /// Removes what dead processes left in `partial/`. Best effort: nothing depends on it.
@@ -158,6 +199,8 @@ fn resolved(descriptor: &Descriptor) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     fn manifest(store: &Store, bytes: &[u8]) -> Descriptor {
@@ -198,7 +241,7 @@ mod tests {
         let store = Store::create(dir.path()).expect("create");
         let digest = Digest::of(b"content");
         for count in 0..1000 {
-            let left = format!("partial/{}.{}.{count}", digest.hex(), std::process::id());
+            let left = format!("partial/{}.x.{}.{count}", digest.hex(), std::process::id());
             fs::write(dir.path().join(left), b"half").expect("write");
         }
         store.blobs().put_document(&digest, b"content").expect("put");
@@ -213,11 +256,11 @@ mod tests {
         assert!(store.blobs().find(&descriptor).is_some());
         let longer = Descriptor { size: 8, ..descriptor.clone() };
         assert!(store.blobs().find(&longer).is_none(), "a blob of another size was taken");
-        let absent = Digest::of(b"absent");
+        let absent = Descriptor { digest: Digest::of(b"absent"), size: 6, ..descriptor.clone() };
         let mut writer = store.blobs().writer(&absent).expect("writer");
-        writer.write_all(b"half").expect("write");
+        writer.write_all(b"abs").expect("write");
         drop(writer);
-        assert!(store.blobs().document(&absent).is_none());
+        assert!(store.blobs().find(&absent).is_none());
         let left = fs::read_dir(dir.path().join("partial")).expect("partial").flatten();
         let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
         assert_eq!(left, ["index.lock"], "an abandoned blob stays on disk");

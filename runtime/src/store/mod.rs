@@ -6,7 +6,9 @@
 //!   oci-layout            {"imageLayoutVersion":"1.0.0"}
 //!   index.json            one manifest descriptor per name, replaced by rename
 //!   blobs/sha256/HEX      complete and verified, or absent
-//!   partial/              blobs on their way in
+//!   partial/HEX           a layer, whole and verified, whose image is not complete yet
+//!   partial/HEX.…         what has come of it; who is stopped leaves it, the next one goes on
+//!   partial/HEX.lock      flock: one puller per image
 //!
 //! Node: expanded images, on a tmpfs of the node
 //!   blobs/sha256/HEX      manifests and configurations of the trees
@@ -19,18 +21,22 @@
 //! ```
 //!
 //! Whatever becomes visible under its final name got there by one rename(2) of something complete.
-//! A process that dies leaves things in `partial/` only, and the next one removes them.
+//! A process that dies leaves things in `partial/` only, and the next one uses or removes them.
 
 mod blobs;
+mod draft;
 mod layout;
 mod node;
+mod room;
 
 use std::{io, path::PathBuf};
 
 pub use self::{
-    blobs::{BlobWriter, Blobs},
+    blobs::Blobs,
+    draft::Draft,
     layout::Store,
     node::{Lock, Node, Stage},
+    room::{Limit, Room},
 };
 
 /// Why the disk did not do what was asked of it.
@@ -46,7 +52,11 @@ pub struct Error {
 }
 
 impl Error {
-    fn new(op: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Error {
+    pub(crate) fn new(
+        op: &'static str,
+        path: impl Into<PathBuf>,
+        source: impl Into<io::Error>,
+    ) -> Error {
         Error { op, path: path.into(), source: source.into() }
     }
 

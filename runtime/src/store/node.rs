@@ -10,13 +10,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::{
-    errno::Errno,
-    sys::{signal::kill, statvfs::statvfs},
-    unistd::Pid,
-};
+use nix::sys::statvfs::statvfs;
 
-use super::{Blobs, Error};
+use super::{Blobs, Error, Room, draft::is_being_written};
 use crate::{digest::Digest, layer};
 
 /// The image's root, in its tree. A folder of its own, since an image's root may forbid writing,
@@ -99,13 +95,9 @@ impl Node {
         }
     }
 
-    /// Bytes that an ordinary user can still write here.
-    pub fn free(&self) -> Result<u64, Error> {
-        let stat = statvfs(&self.root).map_err(|e| Error::new("examine", &self.root, e))?;
-        if stat.blocks() == 0 {
-            return Ok(u64::MAX); // ramfs, or a tmpfs without a limit: no size at all is told
-        }
-        Ok(stat.blocks_available() as u64 * stat.fragment_size() as u64)
+    /// What can still be written here.
+    pub fn room(&self) -> Result<Room, Error> {
+        Room::of(&self.root).map_err(|e| Error::new("examine", &self.root, e))
     }
 
     /// Whether a limit to the number of files is reached; tmpfs has one (`nr_inodes`).
@@ -156,10 +148,9 @@ impl Node {
         for entry in entries.flatten() {
             let name = entry.file_name();
             let text = name.to_string_lossy();
-            // A document on its way in has its writer's number in its name.
-            if let Some((_, rest)) = text.split_once('.') {
-                let writer = rest.split('.').next().and_then(|pid| pid.parse().ok());
-                if writer.is_none_or(|pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH)) {
+            // A document on its way in.
+            if text.contains('.') {
+                if !is_being_written(&text) {
                     let _ = fs::remove_file(entry.path());
                 }
                 continue;
@@ -209,14 +200,24 @@ impl Stage {
         self.create(ROOTFS)
     }
 
-    /// Makes a directory for passing use, and opens it.
+    /// Makes an empty directory for passing use, and opens it. What has the name goes.
     pub fn create(&self, name: &str) -> Result<OwnedFd, Error> {
         let path = self.path.join(name);
-        let open = || -> io::Result<OwnedFd> {
-            DirBuilder::new().mode(0o700).create(&path)?;
-            Ok(File::open(&path)?.into())
-        };
-        open().map_err(|e| Error::new("create", &path, e))
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                self.remove(name)?;
+                self.create(name)
+            }
+            Err(e) => Err(Error::new("create", path, e)),
+            Ok(()) => self.open(name),
+        }
+    }
+
+    /// Opens a directory that was made.
+    pub fn open(&self, name: &str) -> Result<OwnedFd, Error> {
+        let path = self.path.join(name);
+        let opened = File::open(&path).map_err(|e| Error::new("open", path, e))?;
+        Ok(opened.into())
     }
 
     /// Removes a directory that has served.
@@ -275,7 +276,7 @@ mod tests {
         assert_eq!(node.tree(&one), None);
         // Another process that died in the middle of another image.
         fs::create_dir(node.path().join("partial").join(two.hex())).expect("leftover");
-        let document = format!("{}.{}.0", two.hex(), i32::MAX);
+        let document = format!("{}.x.{}.0", two.hex(), i32::MAX);
         fs::write(node.path().join("partial").join(document), "").expect("leftover");
         drop(stage);
         let left = || fs::read_dir(node.path().join("partial")).expect("partial").count();
