@@ -289,7 +289,9 @@ fn content_that_is_not_what_the_configuration_says_is_noticed() {
     let bytes = image::gzip(&Layer::new().file("a", 0o644, "a").to_tar());
     let image = Image::new().layer_of(&wrong, bytes, Compression::Gzip);
     SITE.registry.push("diffid:1", &image.build());
-    let stderr = place.pull(&SITE.registry.name("diffid:1")).failure(125);
+    let config = SITE.sandbox.write("diffid.toml", "check_diff_ids = true");
+    let mut command = place.command("shifter", &["pull", &SITE.registry.name("diffid:1")]);
+    let stderr = run(command.env("SHIFTER_CONFIG", config)).failure(125);
     assert_says(&stderr, &["uncompressed content", &wrong, "damaged"]);
     place.assert_clean();
 }

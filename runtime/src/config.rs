@@ -54,7 +54,7 @@ pub struct Registry {
 struct File {
     store: Option<PathBuf>,
     node_dir: Option<PathBuf>,
-    #[serde(default = "yes")]
+    #[serde(default)]
     check_diff_ids: bool,
     #[serde(default)]
     mounts: Vec<String>,
@@ -76,10 +76,6 @@ impl File {
         let odd = self.registries.iter().find(|registry| !is_host(&registry.host))?;
         Some(format!("registry {:?} is not HOST or HOST:PORT as in image names", odd.host))
     }
-}
-
-fn yes() -> bool {
-    true
 }
 
 /// Why the settings could not be read.
