@@ -291,7 +291,8 @@ fn content_that_is_not_what_the_configuration_says_is_noticed() {
     SITE.registry.push("diffid:1", &image.build());
     let config = SITE.sandbox.write("diffid.toml", "check_diff_ids = true");
     let mut command = place.command("shifter", &["pull", &SITE.registry.name("diffid:1")]);
-    let stderr = run(command.env("SHIFTER_CONFIG", config)).failure(125);
+    command.env("SHIFTER_CONFIG", config);
+    let stderr = run(command).failure(125);
     assert_says(&stderr, &["uncompressed content", &wrong, "damaged"]);
     place.assert_clean();
 }
