@@ -371,7 +371,7 @@ fn a_private_registry_wants_a_login() {
         use base64::{Engine as _, engine::general_purpose::STANDARD};
         let auth = STANDARD.encode(format!("alice:{password}"));
         let file = serde_json::json!({"auths": {registry.address(): {"auth": auth}}});
-        sandbox.write(format!("auth-{password}.json"), file.to_string())
+        sandbox.write(format!("auth-{}.json", password.len()), file.to_string())
     };
     let pull = |auth: PathBuf| {
         let mut command = place.command("shifter", &["pull", &name]);
@@ -379,7 +379,7 @@ fn a_private_registry_wants_a_login() {
         run(command)
     };
     let stderr = pull(login("wrong")).failure(125);
-    assert_says(&stderr, &["the stored credentials are not accepted"]);
+    assert_says(&stderr, &["the credentials of ", "auth-5.json are not accepted", "log in"]);
     assert!(!stderr.contains("wrong"), "a password is in the message: {stderr}");
     place.assert_clean();
     pull(login("se:cret")).success();

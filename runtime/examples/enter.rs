@@ -104,6 +104,7 @@ fn prepared() -> Result<(Plan, PathBuf, Mode), Box<dyn Error>> {
         check_diff_ids: true,
         mounts: vec![],
         registries: vec![],
+        login: None,
     };
     let plan = container::plan(&image, &options, &config, &Host::probe()?, env::vars_os())?;
     Ok((plan, node_dir, mode))

@@ -5,14 +5,13 @@
 //! file is the documentation of the keys and holds their defaults.
 
 use std::{
-    ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
 };
 
 use serde::Deserialize;
 
-use crate::reference::Reference;
+use crate::{login::Login, reference::Reference};
 
 /// Where the site's file is expected; it need not exist.
 pub const DEFAULT_PATH: &str = "/etc/shifter/shifter.toml";
@@ -33,6 +32,8 @@ pub struct Config {
     pub mounts: Vec<String>,
     /// What is special about some registries.
     pub registries: Vec<Registry>,
+    /// Who to be at the image's registry in this run; no file says that.
+    pub login: Option<Login>,
 }
 
 /// How to reach one registry.
@@ -133,7 +134,7 @@ impl Config {
             .map(PathBuf::from)
             .or(file.store.map(|path| for_user(&path)))
             .or_else(|| env("XDG_DATA_HOME").map(|dir| PathBuf::from(dir).join("shifter")))
-            .or_else(|| home(env("HOME")).map(|dir| dir.join(".local/share/shifter")))
+            .or_else(|| home().map(|dir| dir.join(".local/share/shifter")))
             .ok_or(Error::NoStore)?;
         let node_dir = env("SHIFTER_NODE_DIR").map(PathBuf::from);
         let node_dir = node_dir.or(file.node_dir.map(|path| for_user(&path)));
@@ -143,13 +144,15 @@ impl Config {
             check_diff_ids: file.check_diff_ids,
             mounts: file.mounts,
             registries: file.registries,
+            login: None,
         })
     }
 }
 
 /// The caller's home directory. Under `srun --export=NONE` a task has no `HOME`; the user database
 /// still knows.
-fn home(env: Option<OsString>) -> Option<PathBuf> {
+pub(crate) fn home() -> Option<PathBuf> {
+    let env = std::env::var_os("HOME").filter(|value| !value.is_empty());
     let entry = || nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
     env.map(PathBuf::from).or_else(|| entry().map(|user| user.dir))
 }

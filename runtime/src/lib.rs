@@ -28,6 +28,7 @@
 //! |---|---|
 //! | [`mod@reference`], [`digest`], [`oci`] | image names, checksums, the documents that describe images |
 //! | [`config`] | the site's file and the environment |
+//! | [`login`] | who somebody is at a registry |
 //! | [`request`] | what the SPANK plugin's two sides say to each other and to the launcher |
 //! | [`report`] | any error in one line, with the exit status |
 //!
@@ -55,6 +56,7 @@ pub mod host;
 pub mod image;
 #[cfg(feature = "pull")]
 pub mod layer;
+pub mod login;
 pub mod oci;
 #[cfg(feature = "pull")]
 pub mod pull;
@@ -71,4 +73,5 @@ pub use config::Config;
 pub use digest::Digest;
 pub use host::Host;
 pub use image::Image;
+pub use login::Login;
 pub use reference::Reference;

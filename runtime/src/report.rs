@@ -82,6 +82,55 @@ impl From<&crate::config::Error> for Report {
     }
 }
 
+impl From<&crate::login::ParseError> for Report {
+    fn from(error: &crate::login::ParseError) -> Report {
+        let remedy = "name the registry alone: nvcr.io";
+        Report { exit: EXIT_USAGE, ..Report::runtime(error, remedy) }
+    }
+}
+
+impl From<&crate::login::Error> for Report {
+    fn from(error: &crate::login::Error) -> Report {
+        use crate::login::Error;
+        match error {
+            Error::NoTerminal => {
+                let remedy =
+                    "give --username NAME --password-stdin, and the password on standard input";
+                Report { exit: EXIT_USAGE, ..Report::runtime(error, remedy) }
+            }
+            Error::Value { .. } => Report { exit: EXIT_USAGE, ..Report::runtime(error, "") },
+            Error::Read(_) => Report::runtime(error, ""),
+        }
+    }
+}
+
+#[cfg(feature = "pull")]
+impl From<&crate::registry::LoginError> for Report {
+    fn from(error: &crate::registry::LoginError) -> Report {
+        use crate::registry::LoginError;
+        match error {
+            LoginError::Registry(cause) => Report::runtime(error, &registry_remedy(cause)),
+            LoginError::Refused { .. } => Report::runtime(error, "check the name and the password"),
+            LoginError::File(cause) => cause.into(),
+            LoginError::Threads(_) => Report::runtime(error, ""),
+        }
+    }
+}
+
+#[cfg(feature = "pull")]
+impl From<&crate::registry::FileError> for Report {
+    fn from(error: &crate::registry::FileError) -> Report {
+        use crate::registry::FileError as Error;
+        let remedy = match error {
+            Error::NoPlace => "set XDG_CONFIG_HOME",
+            Error::Syntax(_) => "correct or remove the file",
+            Error::Io { source, .. } if crate::sys::is_full(source) => "free space there",
+            Error::Io { .. } => "",
+        };
+        Report::runtime(error, remedy)
+    }
+}
+
 impl From<&crate::container::Error> for Report {
     fn from(error: &crate::container::Error) -> Report {
         use crate::container::Error;
@@ -171,7 +220,7 @@ impl From<&crate::pull::Error> for Report {
 
 #[cfg(feature = "pull")]
 fn registry_remedy(error: &crate::registry::Error) -> String {
-    use crate::registry::Error;
+    use crate::registry::{Error, Problem, Refusal, Source};
     match error {
         Error::Unreachable { registry, fault } if fault.is_tls() => format!(
             "if it has a private CA or speaks plain http, name that in the [[registry]] {registry} of shifter.toml"
@@ -179,9 +228,20 @@ fn registry_remedy(error: &crate::registry::Error) -> String {
         Error::Unreachable { .. } => {
             "check its name, the network and the proxy settings".to_owned()
         }
-        Error::Unauthorized { registry, .. } => {
-            format!("check the name, or log in: skopeo login {registry}")
-        }
+        Error::Unauthorized { registry, refusal, .. } => match refusal {
+            Refusal::NotAccepted(Source::Given) => "check them, and the name".to_owned(),
+            Refusal::NotAccepted(_) => {
+                format!("check the name, or log in anew: shifter login {registry}")
+            }
+            Refusal::NoCredentials => {
+                format!("check the name, or log in: shifter login {registry}")
+            }
+            Refusal::Unusable(Problem::Exposed(path)) => {
+                format!("chmod 600 {}, or log in anew: shifter login {registry}", path.display())
+            }
+            Refusal::Unusable(_) => format!("correct that, or log in: shifter login {registry}"),
+            Refusal::Unasked => String::new(),
+        },
         Error::NotFound { .. } => "check the name and the tag".to_owned(),
         Error::Digest { .. } | Error::Size { .. } => {
             "try again; if it stays so, the copy in the registry or a proxy is damaged".to_owned()

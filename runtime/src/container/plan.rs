@@ -417,6 +417,7 @@ mod tests {
             check_diff_ids: true,
             mounts: mounts.iter().map(|&mount| mount.to_owned()).collect(),
             registries: vec![],
+            login: None,
         }
     }
 

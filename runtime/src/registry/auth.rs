@@ -1,16 +1,18 @@
 //! How a registry is shown who asks: Basic, or a bearer token from the realm that it names
-//! (distribution's "Token Authentication Specification").
+//! (distribution's "Token Authentication" and "OAuth2 Token Authentication").
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use reqwest::{Client, RequestBuilder, Response, Url, header::WWW_AUTHENTICATE};
+use reqwest::{RequestBuilder, Response, Url, header::CONTENT_TYPE};
 use serde::Deserialize;
 
 use super::{
     Error,
-    credentials::Credentials,
+    challenge::{Challenge, Scheme},
+    credentials::{self, Found, Refusal, Secret},
     transport::{MAX_TRIES, Transport, authority, is_transient, own_words, pause},
 };
+use crate::login::Login;
 
 /// Largest token answer that is read, in bytes (SECURITY R16).
 const MAX_TOKEN: usize = 1 << 20;
@@ -18,7 +20,7 @@ const MAX_TOKEN: usize = 1 << 20;
 /// What goes into the Authorization header.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Proof {
-    Basic(Credentials),
+    Basic(Login),
     Bearer(String),
 }
 
@@ -28,10 +30,14 @@ pub(super) struct Auth {
     repository: String,
     /// The registry itself speaks plain http, by the site's will.
     plain: bool,
-    credentials: Option<Credentials>,
+    given: Option<Login>,
+    /// Looked for when the registry first asks: that may start a helper program.
+    found: OnceLock<Arc<Found>>,
     proof: Mutex<Option<Proof>>,
-    /// Only one request fetches a token; the others wait for it.
-    refresh: tokio::sync::Mutex<()>,
+    /// The answer to a request without any proof. Later ones are not to be gone by: for a token
+    /// that has expired, nvcr.io names a realm that gives none to anonymous callers, and Harbor
+    /// asks for Basic. Only one request fetches a token; the others wait for it here.
+    challenge: tokio::sync::Mutex<Option<Challenge>>,
 }
 
 /// Secrets do not belong in logs.
@@ -42,26 +48,34 @@ impl std::fmt::Debug for Auth {
 }
 
 impl Auth {
-    pub(super) fn new(registry: &str, repository: &str, plain: bool) -> Auth {
+    /// `given` are the credentials of this run, for whichever registry they are.
+    pub(super) fn new(
+        registry: &str,
+        repository: &str,
+        plain: bool,
+        given: Option<&Login>,
+    ) -> Auth {
         Auth {
             registry: registry.to_owned(),
             repository: repository.to_owned(),
             plain,
-            credentials: Credentials::find(registry),
+            given: given.filter(|login| login.registry == registry).cloned(),
+            found: OnceLock::new(),
             proof: Mutex::new(None),
-            refresh: tokio::sync::Mutex::new(()),
+            challenge: tokio::sync::Mutex::new(None),
         }
     }
 
-    pub(super) fn has_credentials(&self) -> bool {
-        self.credentials.is_some()
+    /// Whether the registry has asked for anything that could be shown.
+    pub(super) fn was_asked(&self) -> bool {
+        self.proof().is_some()
     }
 
     /// Adds what the registry has asked for so far, and returns it.
     pub(super) fn apply(&self, request: RequestBuilder) -> (RequestBuilder, Option<Proof>) {
         let proof = self.proof().clone();
         let request = match &proof {
-            Some(Proof::Basic(c)) => request.basic_auth(&c.user, Some(&c.password)),
+            Some(Proof::Basic(login)) => request.basic_auth(&login.user, Some(&login.password)),
             Some(Proof::Bearer(token)) => request.bearer_auth(token),
             None => request,
         };
@@ -76,45 +90,91 @@ impl Auth {
         response: &Response,
         refused: Option<Proof>,
     ) -> Result<(), Error> {
-        let _single = self.refresh.lock().await;
+        let mut first = self.challenge.lock().await;
         if *self.proof() != refused {
             return Ok(()); // another request got a new one while this one waited
         }
-        let challenges: Vec<_> = response
-            .headers()
-            .get_all(WWW_AUTHENTICATE)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .filter_map(Challenge::parse)
-            .collect();
-        let bearer = challenges.iter().find(|c| c.scheme == "bearer");
-        let basic = challenges.iter().any(|c| c.scheme == "basic");
-        let proof = match (bearer, &self.credentials) {
-            (Some(challenge), _) => Some(Proof::Bearer(self.token(transport, challenge).await?)),
-            (None, Some(credentials)) if basic => Some(Proof::Basic(credentials.clone())),
-            _ => None,
+        if first.is_none() {
+            *first = Challenge::of(response);
+        }
+        let Some(challenge) = &*first else { return Ok(()) };
+        let found = self.find().await;
+        let proof = match (challenge.scheme, &found.secret) {
+            (Scheme::Bearer, secret) => {
+                // The API's root is nobody's repository: ghcr.io names an example there.
+                let scope = (response.url().path() != "/v2/").then(|| {
+                    let ours = || format!("repository:{}:pull", self.repository);
+                    challenge.scope().map_or_else(ours, str::to_owned)
+                });
+                let token = self.token(transport, challenge, scope.as_deref(), secret.as_ref());
+                Some(Proof::Bearer(token.await?))
+            }
+            (Scheme::Basic, Some(Secret::Password(login))) => Some(Proof::Basic(login.clone())),
+            (Scheme::Basic, _) => None,
         };
         *self.proof() = proof;
         Ok(())
     }
 
-    async fn token(&self, transport: &Transport, challenge: &Challenge) -> Result<String, Error> {
-        let realm = challenge.get("realm").and_then(|realm| Url::parse(realm).ok());
+    async fn find(&self) -> Arc<Found> {
+        if let Some(found) = self.found.get() {
+            return found.clone();
+        }
+        let (registry, repository) = (self.registry.clone(), self.repository.clone());
+        let found = match self.given.clone() {
+            Some(login) => Found::given(login),
+            // A helper program may take its time.
+            None => {
+                let find = move || credentials::find(&registry, &repository);
+                tokio::task::spawn_blocking(find).await.expect("the search does not panic")
+            }
+        };
+        self.found.get_or_init(|| Arc::new(found)).clone()
+    }
+
+    async fn token(
+        &self,
+        transport: &Transport,
+        challenge: &Challenge,
+        scope: Option<&str>,
+        secret: Option<&Secret>,
+    ) -> Result<String, Error> {
+        let realm = challenge.realm();
         let mut url = realm.ok_or_else(|| self.problem("its token realm is no URL"))?;
         // The credentials go there: in plain text only where the registry itself is plain (R24).
         if url.scheme() != "https" && !(self.plain && url.scheme() == "http") {
             return Err(self.problem("its token realm is not https"));
         }
-        {
-            let mut query = url.query_pairs_mut();
-            if let Some(service) = challenge.get("service") {
-                query.append_pair("service", service);
+        let question = challenge.question(scope);
+        let request = match secret {
+            Some(Secret::IdentityToken(token)) => {
+                let mut form = Url::parse("form:").expect("a URL");
+                form.query_pairs_mut()
+                    .append_pair("grant_type", "refresh_token")
+                    .append_pair("client_id", "shifter")
+                    .extend_pairs(question)
+                    .append_pair("refresh_token", token);
+                // A redirect would take the body, and the token in it, to anywhere (R24).
+                transport
+                    .direct_client(&url)?
+                    .post(url.clone())
+                    .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+                    .body(form.query().unwrap_or_default().to_owned())
             }
-            query.append_pair("scope", &format!("repository:{}:pull", self.repository));
-        }
+            Some(Secret::Password(login)) => {
+                url.query_pairs_mut().extend_pairs(question);
+                let request = transport.client(&url).await?.get(url.clone());
+                request.basic_auth(&login.user, Some(&login.password))
+            }
+            None => {
+                url.query_pairs_mut().extend_pairs(question);
+                transport.client(&url).await?.get(url.clone())
+            }
+        };
         let mut tries = 1;
         loop {
-            match self.ask(transport.client(&url).await?, &url).await {
+            let request = request.try_clone().expect("the body is in memory");
+            match self.ask(request, &url).await {
                 Err(error) if tries < MAX_TRIES && error.is_passing() => pause(tries).await,
                 answer => return answer,
             }
@@ -123,12 +183,8 @@ impl Auth {
     }
 
     /// Asks for a token once. A token server may have trouble of its own, which is no refusal.
-    async fn ask(&self, http: &Client, url: &Url) -> Result<String, Error> {
+    async fn ask(&self, request: RequestBuilder, url: &Url) -> Result<String, Error> {
         let server = authority(url);
-        let mut request = http.get(url.clone());
-        if let Some(credentials) = &self.credentials {
-            request = request.basic_auth(&credentials.user, Some(&credentials.password));
-        }
         let unreachable = |error: reqwest::Error| Error::Unreachable {
             registry: server.clone(),
             fault: error.into(),
@@ -139,17 +195,13 @@ impl Auth {
             return Err(Error::Status {
                 registry: server,
                 status,
-                what: format!("the request for a token for {}", self.repository),
+                what: "the request for a token".to_owned(),
                 retry_after: None,
                 message: own_words(response).await,
             });
         }
         if !status.is_success() {
-            return Err(Error::Unauthorized {
-                registry: self.registry.clone(),
-                repository: self.repository.clone(),
-                known: self.has_credentials(),
-            });
+            return Err(self.refusal());
         }
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
@@ -163,6 +215,15 @@ impl Auth {
             .token
             .or(answer.access_token)
             .ok_or_else(|| self.problem("its token server sent no token"))
+    }
+
+    /// The registry's last word.
+    pub(super) fn refusal(&self) -> Error {
+        Error::Unauthorized {
+            registry: self.registry.clone(),
+            repository: self.repository.clone(),
+            refusal: self.found.get().map_or(Refusal::Unasked, |found| found.refused()),
+        }
     }
 
     fn problem(&self, problem: &str) -> Error {
@@ -179,67 +240,4 @@ impl Auth {
 struct Token {
     token: Option<String>,
     access_token: Option<String>,
-}
-
-/// One challenge of a `WWW-Authenticate` header (RFC 9110, 11.6.1).
-struct Challenge {
-    scheme: String,
-    parameters: Vec<(String, String)>,
-}
-
-impl Challenge {
-    fn parse(header: &str) -> Option<Challenge> {
-        let header = header.trim();
-        let (scheme, mut rest) = header.split_once(' ').unwrap_or((header, ""));
-        let mut parameters = Vec::new();
-        while let Some((name, after)) = rest.split_once('=') {
-            let name = name.trim_matches([' ', ',']).to_ascii_lowercase();
-            let (value, next) = match after.strip_prefix('"') {
-                Some(quoted) => unquote(quoted)?,
-                None => match after.split_once(',') {
-                    Some((value, next)) => (value.trim().to_owned(), next),
-                    None => (after.trim().to_owned(), ""),
-                },
-            };
-            parameters.push((name, value));
-            rest = next;
-        }
-        Some(Challenge { scheme: scheme.to_ascii_lowercase(), parameters })
-    }
-
-    fn get(&self, name: &str) -> Option<&str> {
-        self.parameters.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
-    }
-}
-
-/// Reads a quoted-string after its opening quote; returns it and what follows it.
-fn unquote(text: &str) -> Option<(String, &str)> {
-    let mut value = String::new();
-    let mut chars = text.char_indices();
-    while let Some((at, c)) = chars.next() {
-        match c {
-            '"' => return Some((value, &text[at + 1..])),
-            '\\' => value.push(chars.next()?.1),
-            c => value.push(c),
-        }
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn challenges_are_read_as_registries_write_them() {
-        let header = r#"Bearer realm="https://auth.example.com/token",service="registry",scope="repository:a/b:pull,push""#;
-        let challenge = Challenge::parse(header).expect("a challenge");
-        assert_eq!(challenge.scheme, "bearer");
-        assert_eq!(challenge.get("realm"), Some("https://auth.example.com/token"));
-        assert_eq!(challenge.get("scope"), Some("repository:a/b:pull,push"));
-        let basic = Challenge::parse("Basic realm=\"a \\\"b\\\"\", charset=UTF-8").expect("basic");
-        assert_eq!((basic.scheme.as_str(), basic.get("realm")), ("basic", Some("a \"b\"")));
-        assert_eq!(basic.get("charset"), Some("UTF-8"));
-        assert!(Challenge::parse("Bearer realm=\"unfinished").is_none());
-    }
 }

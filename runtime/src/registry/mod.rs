@@ -6,14 +6,17 @@
 //!     │                                           from where it broke
 //!     ├─ transport   one request: tries, waits, redirects, what an answer means
 //!     ├─ auth        challenge → token, kept until it is refused
-//!     └─ credentials docker's files
+//!     │   └─ challenge     what the registry asks for
+//!     └─ credentials what docker, podman, enroot and `shifter login` leave
 //! ```
 //!
 //! HTTP/1.1 with `Accept-Encoding: identity`: several connections are what parallel layers need,
 //! and a transparent decoder would break the digest of every gzip blob.
 
 mod auth;
+mod challenge;
 mod credentials;
+mod login;
 mod transport;
 
 use std::time::Duration;
@@ -24,8 +27,12 @@ use reqwest::{
     header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE},
 };
 
-pub use self::transport::Fault;
 use self::transport::Transport;
+pub use self::{
+    credentials::{FileError, Problem, Refusal, Source},
+    login::{LoginError, Stored, login, logout},
+    transport::Fault,
+};
 use crate::{
     config::Config,
     digest::{Digest, Hasher},
@@ -48,14 +55,14 @@ pub enum Error {
         fault: Fault,
     },
     /// 401 or 403, after trying what credentials there are.
-    #[error("registry {registry} refuses access to {repository}: {}", refusal(*.known))]
+    #[error("registry {registry} refuses access to {repository}: {refusal}")]
     Unauthorized {
         /// Host and port.
         registry: String,
         /// The repository asked for.
         repository: String,
-        /// Whether credentials for this registry were found and sent.
-        known: bool,
+        /// Whether credentials were found, and where.
+        refusal: Refusal,
     },
     /// 404.
     #[error("registry {registry} has no {what}")]
@@ -129,10 +136,6 @@ impl Error {
             _ => false,
         }
     }
-}
-
-fn refusal(known: bool) -> &'static str {
-    if known { "the stored credentials are not accepted" } else { "no credentials are stored" }
 }
 
 fn colon(message: &str) -> String {

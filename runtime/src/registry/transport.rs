@@ -123,7 +123,7 @@ impl Transport {
         };
         let http = if plain { plain_client(registry)? } else { tls_client(registry, settings)? };
         let base = url(if plain { "http" } else { "https" })?;
-        let auth = Auth::new(registry, reference.repository(), plain);
+        let auth = Auth::new(registry, reference.repository(), plain, config.login.as_ref());
         Ok(Transport {
             http,
             secure: OnceCell::new(),
@@ -226,6 +226,20 @@ impl Transport {
         self.secure.get_or_try_init(make).await
     }
 
+    /// A client for `url` that follows no redirects.
+    pub(super) fn direct_client(&self, url: &Url) -> Result<Client, Error> {
+        let builder = match url.scheme() {
+            "https" => tls_builder(&self.registry, self.settings.as_ref())?,
+            _ => client(&self.registry).tls_certs_only([]),
+        };
+        build(&self.registry, builder.redirect(redirect::Policy::none()))
+    }
+
+    /// Whether the registry has asked who is there.
+    pub(super) fn was_asked(&self) -> bool {
+        self.auth.was_asked()
+    }
+
     /// Whether it is the registry that answered, and not whom it redirected to: a stranger's
     /// challenge is no reason to show credentials to anybody (CVE-2020-15157, SECURITY R24).
     fn is_own(&self, response: &Response) -> bool {
@@ -250,6 +264,7 @@ impl Transport {
                 format!("manifest {name} in {}", self.repository)
             }
             Some(("manifests", tag)) => format!("image {}:{tag}", self.repository),
+            Some(("", _)) => "its first question".to_owned(),
             Some((_, digest)) => format!("blob {digest} in {}", self.repository),
             None => path.to_owned(),
         };
@@ -258,11 +273,7 @@ impl Transport {
             StatusCode::NOT_FOUND if path.starts_with("manifests/") => {
                 Error::NotFound { registry, what }
             }
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if is_own => Error::Unauthorized {
-                registry,
-                repository: self.repository.clone(),
-                known: self.auth.has_credentials(),
-            },
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if is_own => self.auth.refusal(),
             _ => {
                 let retry_after = retry_after(response.headers());
                 let message = own_words(response).await;
@@ -283,6 +294,13 @@ fn plain_client(registry: &str) -> Result<Client, Error> {
 }
 
 fn tls_client(registry: &str, settings: Option<&config::Registry>) -> Result<Client, Error> {
+    build(registry, tls_builder(registry, settings)?)
+}
+
+fn tls_builder(
+    registry: &str,
+    settings: Option<&config::Registry>,
+) -> Result<ClientBuilder, Error> {
     let mut builder = client(registry).redirect(redirect::Policy::custom(follow));
     if let Some(path) = settings.and_then(|settings| settings.ca_file.as_deref()) {
         let problem = |error: &dyn fmt::Display| Error::Protocol {
@@ -293,7 +311,7 @@ fn tls_client(registry: &str, settings: Option<&config::Registry>) -> Result<Cli
         let certificates = Certificate::from_pem_bundle(&pem).map_err(|e| problem(&e))?;
         builder = builder.tls_certs_merge(certificates);
     }
-    build(registry, builder)
+    Ok(builder)
 }
 
 fn client(registry: &str) -> ClientBuilder {
