@@ -6,9 +6,12 @@
 #![forbid(unsafe_code)]
 
 mod launch;
+mod login;
+mod logout;
 mod output;
 mod pull;
 mod run;
+mod terminal;
 
 use std::process::ExitCode;
 
@@ -30,6 +33,8 @@ struct Arguments {
 enum Verb {
     Pull(pull::Arguments),
     Run(run::Arguments),
+    Login(login::Arguments),
+    Logout(logout::Arguments),
 }
 
 #[derive(Debug, Parser)]
@@ -50,6 +55,8 @@ pub fn main() -> ExitCode {
     let result = match Arguments::parse().verb {
         Verb::Pull(arguments) => pull::run(&arguments),
         Verb::Run(arguments) => run::run(&arguments),
+        Verb::Login(arguments) => login::run(&arguments),
+        Verb::Logout(arguments) => logout::run(&arguments),
     };
     output::exit(result)
 }

@@ -3,7 +3,10 @@
 use clap::{Args, ValueEnum};
 use runtime::{Config, Reference, pull, report::Report};
 
-use crate::output::{self, Progress};
+use crate::{
+    login::Who,
+    output::{self, Progress},
+};
 
 /// Pull an image from its registry.
 ///
@@ -14,6 +17,11 @@ pub(crate) struct Arguments {
     /// Where to put it
     #[arg(long, value_enum, default_value_t = To::Both)]
     to: To,
+    /// Ask for a name and a password, for this pull alone
+    #[arg(long)]
+    login: bool,
+    #[command(flatten)]
+    who: Who,
     #[arg(value_name = "REF", help = "The image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]")]
     reference: String,
 }
@@ -30,7 +38,10 @@ enum To {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
     let reference: Reference = arguments.reference.parse().map_err(|e| Report::from(&e))?;
-    let config = Config::load().map_err(|e| Report::from(&e))?;
+    let mut config = Config::load().map_err(|e| Report::from(&e))?;
+    if arguments.login || arguments.who.is_given() {
+        config.login = Some(arguments.who.ask(reference.registry())?);
+    }
     let to = match arguments.to {
         To::Store => pull::To::Store,
         To::Node => pull::To::Node,
