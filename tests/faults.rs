@@ -29,6 +29,11 @@ fn place(name: &str) -> Place {
     Place::new(&SANDBOX, name)
 }
 
+/// A place whose user gives up soon.
+fn hasty(name: &str) -> Place {
+    place(name).with_config("[network]\ntries = 3\n")
+}
+
 /// 256 KiB that do not compress.
 fn noise() -> Vec<u8> {
     (0..1u32 << 16).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect()
@@ -112,7 +117,7 @@ fn a_range_may_begin_too_early_but_not_too_late() {
 
 #[test]
 fn a_download_that_never_gets_further_is_given_up() {
-    let (place, image) = (place("no-progress"), image());
+    let (place, image) = (hasty("no-progress"), image());
     let registry = Faulty::serve(&image);
     registry.fail(&big(&image), 1, Fault::Cut(1000)).fail(&big(&image), 100, Fault::Cut(0));
     let stderr = place.pull(&registry.name()).failure(125);
@@ -166,7 +171,7 @@ fn a_registry_that_wants_to_be_left_alone_for_hours_is() {
 
 #[test]
 fn a_broken_registry_is_said() {
-    let place = place("broken");
+    let place = hasty("broken");
     let registry = Faulty::serve(&image());
     registry.fail("blobs/", 100, Fault::status(502));
     let stderr = place.pull(&registry.name()).failure(125);
@@ -251,7 +256,7 @@ fn a_token_server_in_trouble_is_asked_again() {
 
 #[test]
 fn a_broken_token_server_is_no_question_of_login() {
-    let place = place("token-broken");
+    let place = hasty("token-broken");
     let (registry, server) = (Faulty::serve(&image()), Faulty::serve(&image()));
     registry.want_tokens(&format!("http://{}/token", server.address()), 100);
     server.fail("/token", 100, Fault::status(503));
@@ -294,7 +299,7 @@ fn credentials_stay_with_their_registry() {
 #[test]
 fn whoever_stores_the_blobs_cannot_ask_for_credentials() {
     for scheme in ["Bearer", "Basic"] {
-        let place = place(&format!("phish-{scheme}"));
+        let place = hasty(&format!("phish-{scheme}"));
         let (registry, thief) = (Faulty::serve(&image()), Faulty::serve(&image()));
         let realm = format!("{scheme} realm=\"http://{}/token\"", thief.address());
         let challenge = format!("WWW-Authenticate: {realm}\r\n");
@@ -316,7 +321,7 @@ fn redirects_that_lead_nowhere_are_said() {
         ("nowhere", "", "redirect"),
         ("refused", "http://127.0.0.1:1/{path}", "connection refused"),
     ] {
-        let place = place(&format!("redirect-{name}"));
+        let place = hasty(&format!("redirect-{name}"));
         let registry = Faulty::serve(&image());
         let target = target.replace("{registry}", &registry.address());
         registry.fail("blobs/", 100, Fault::Redirect(target));

@@ -103,6 +103,7 @@ fn prepared() -> Result<(Plan, PathBuf, Mode), Box<dyn Error>> {
         node_dir: node_dir.clone(),
         check_diff_ids: true,
         mounts: vec![],
+        network: runtime::config::Network::default(),
         registries: vec![],
         login: None,
     };

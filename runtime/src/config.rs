@@ -7,6 +7,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::Deserialize;
@@ -30,11 +31,92 @@ pub struct Config {
     pub check_diff_ids: bool,
     /// `SRC[:DST[:ro]]`, mounted in every container; absent sources are passed over.
     pub mounts: Vec<String>,
+    /// How patient one is with the network.
+    pub network: Network,
     /// What is special about some registries.
     pub registries: Vec<Registry>,
     /// Who to be at the image's registry in this run; no file says that.
     pub login: Option<Login>,
 }
+
+/// How long a registry is waited for; times in seconds.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Network {
+    /// Tries of one request, or breaks of one layer, without progress.
+    pub tries: u32,
+    /// Waiting without progress, after which a request or a layer is given up.
+    pub give_up_after: u64,
+    /// Longest time to reach a host.
+    pub connect_timeout: u64,
+    /// Longest silence.
+    pub idle_timeout: u64,
+    /// Bytes a second that a layer has to come at; 0: any rate will do.
+    pub min_rate: u64,
+    /// How long it may come more slowly.
+    pub min_rate_window: u64,
+    /// Longest Retry-After that is waited for.
+    pub max_retry_after: u64,
+}
+
+impl Default for Network {
+    fn default() -> Network {
+        Network {
+            tries: 6,
+            give_up_after: 120,
+            connect_timeout: 15,
+            idle_timeout: 30,
+            min_rate: 1000,
+            min_rate_window: 60,
+            max_retry_after: 60,
+        }
+    }
+}
+
+impl Network {
+    /// [`Network::give_up_after`].
+    pub fn budget(&self) -> Duration {
+        Duration::from_secs(self.give_up_after)
+    }
+
+    /// [`Network::connect_timeout`].
+    pub fn connect(&self) -> Duration {
+        Duration::from_secs(self.connect_timeout)
+    }
+
+    /// [`Network::idle_timeout`].
+    pub fn idle(&self) -> Duration {
+        Duration::from_secs(self.idle_timeout)
+    }
+
+    /// [`Network::min_rate_window`].
+    pub fn window(&self) -> Duration {
+        Duration::from_secs(self.min_rate_window)
+    }
+
+    /// [`Network::max_retry_after`].
+    pub fn longest_hold(&self) -> Duration {
+        Duration::from_secs(self.max_retry_after)
+    }
+
+    fn problem(&self) -> Option<String> {
+        if !(1..=1000).contains(&self.tries) {
+            return Some("network.tries is not 1 to 1000".to_owned());
+        }
+        let times = [
+            ("give_up_after", self.give_up_after, 1),
+            ("connect_timeout", self.connect_timeout, 1),
+            ("idle_timeout", self.idle_timeout, 1),
+            ("min_rate_window", self.min_rate_window, 1),
+            ("max_retry_after", self.max_retry_after, 0),
+        ];
+        let (key, _, least) = times.iter().find(|(_, n, least)| n < least || *n > DAY)?;
+        Some(format!("network.{key} is not {least} to {DAY} seconds"))
+    }
+}
+
+/// The longest time that can be set, in seconds.
+const DAY: u64 = 86400;
 
 /// How to reach one registry.
 #[derive(Debug, Clone, Deserialize)]
@@ -48,6 +130,55 @@ pub struct Registry {
     /// PEM file of certificate authorities to trust besides the system's.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
+    /// PEM file of a certificate to show to the registry.
+    #[serde(default)]
+    pub client_cert: Option<PathBuf>,
+    /// PEM file of its key.
+    #[serde(default)]
+    pub client_key: Option<PathBuf>,
+    /// Who has copies, asked in this order before the registry itself.
+    #[serde(default)]
+    pub mirrors: Vec<Mirror>,
+}
+
+impl Registry {
+    /// The certificate to show to the registry, and its key.
+    pub fn identity(&self) -> Option<(&Path, &Path)> {
+        Some((self.client_cert.as_deref()?, self.client_key.as_deref()?))
+    }
+}
+
+/// A registry with copies of another's images: `[http[s]://]HOST[:PORT][/PREFIX]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Mirror {
+    /// `HOST` or `HOST:PORT`.
+    pub host: String,
+    /// What is put before the repository's name, without a slash at its end; may be empty.
+    pub prefix: String,
+    /// Whether it speaks http and not https, if it was said.
+    pub plain_http: Option<bool>,
+}
+
+impl TryFrom<String> for Mirror {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Mirror, String> {
+        let (plain_http, rest) = match text.split_once("://") {
+            Some(("http", rest)) => (Some(true), rest),
+            Some(("https", rest)) => (Some(false), rest),
+            Some(_) => return Err(format!("mirror {text:?}: only http:// and https:// are known")),
+            None => (None, text.as_str()),
+        };
+        let rest = rest.trim_end_matches('/');
+        let (host, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let name = format!("{host}#{prefix}{}x", if prefix.is_empty() { "" } else { "/" });
+        let name: Option<Reference> = name.parse().ok();
+        match name.is_some_and(|name| name.registry() == host) {
+            true => Ok(Mirror { host: host.to_owned(), prefix: prefix.to_owned(), plain_http }),
+            false => Err(format!("mirror {text:?} is not [http[s]://]HOST[:PORT][/PREFIX]")),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -59,6 +190,8 @@ struct File {
     check_diff_ids: bool,
     #[serde(default)]
     mounts: Vec<String>,
+    #[serde(default)]
+    network: Network,
     #[serde(default, rename = "registry")]
     registries: Vec<Registry>,
 }
@@ -74,8 +207,17 @@ impl File {
             let name: Result<Reference, _> = format!("{host}#x").parse();
             name.is_ok_and(|name| name.registry() == host)
         };
-        let odd = self.registries.iter().find(|registry| !is_host(&registry.host))?;
-        Some(format!("registry {:?} is not HOST or HOST:PORT as in image names", odd.host))
+        if let Some(odd) = self.registries.iter().find(|registry| !is_host(&registry.host)) {
+            let host = &odd.host;
+            return Some(format!("registry {host:?} is not HOST or HOST:PORT as in image names"));
+        }
+        let is_half =
+            |registry: &&Registry| registry.client_cert.is_some() != registry.client_key.is_some();
+        if let Some(odd) = self.registries.iter().find(is_half) {
+            let host = &odd.host;
+            return Some(format!("registry {host:?}: client_cert and client_key go together"));
+        }
+        self.network.problem()
     }
 }
 
@@ -143,6 +285,7 @@ impl Config {
             node_dir: node_dir.unwrap_or_else(|| format!("/dev/shm/shifter-{uid}").into()),
             check_diff_ids: file.check_diff_ids,
             mounts: file.mounts,
+            network: file.network,
             registries: file.registries,
             login: None,
         })
@@ -193,6 +336,23 @@ mod tests {
             .collect();
         let file: File = toml::from_str(&all).expect(&all);
         assert!(file.store.is_some() && file.node_dir.is_some() && file.registries.len() == 1);
+    }
+
+    #[test]
+    fn a_mirror_is_a_host_and_perhaps_a_prefix() {
+        let mirror = |text: &str| Mirror::try_from(text.to_owned());
+        let is = |text, host: &str, prefix: &str, plain_http| {
+            let expected = Mirror { host: host.into(), prefix: prefix.into(), plain_http };
+            assert_eq!(mirror(text), Ok(expected), "{text}");
+        };
+        is("mirror2:5000", "mirror2:5000", "", None);
+        is("https://mirror.site/", "mirror.site", "", Some(false));
+        is("http://10.0.0.1:5000/hub/proxy", "10.0.0.1:5000", "hub/proxy", Some(true));
+        for odd in
+            ["", "ftp://x", "https://", "u:p@mirror.site", "m.site/UP", "m.site/a b", "m?x=1"]
+        {
+            assert!(mirror(odd).is_err(), "{odd}");
+        }
     }
 
     #[test]

@@ -220,14 +220,20 @@ impl From<&crate::pull::Error> for Report {
 
 #[cfg(feature = "pull")]
 fn registry_remedy(error: &crate::registry::Error) -> String {
-    use crate::registry::{Error, Problem, Refusal, Source};
-    match error {
-        Error::Unreachable { registry, fault } if fault.is_tls() => format!(
-            "if it has a private CA or speaks plain http, name that in the [[registry]] {registry} of shifter.toml"
-        ),
-        Error::Unreachable { .. } => {
-            "check its name, the network and the proxy settings".to_owned()
-        }
+    use crate::registry::{Error, Kind, Problem, Refusal, Source};
+    match error.root() {
+        Error::Unreachable { registry, fault } => match fault.kind() {
+            Kind::UnknownAuthority => format!(
+                "if it has a private CA, name its ca_file in the [[registry]] {registry} of shifter.toml"
+            ),
+            Kind::NotTls => format!(
+                "if it speaks plain http, say plain_http = true in the [[registry]] {registry} of shifter.toml"
+            ),
+            Kind::NoHost => "check its name".to_owned(),
+            Kind::ProxyPassword => "check the proxy settings".to_owned(),
+            Kind::Passing => "check its name, the network and the proxy settings".to_owned(),
+            Kind::Final => String::new(),
+        },
         Error::Unauthorized { registry, refusal, .. } => match refusal {
             Refusal::NotAccepted(Source::Given) => "check them, and the name".to_owned(),
             Refusal::NotAccepted(_) => {
@@ -249,10 +255,14 @@ fn registry_remedy(error: &crate::registry::Error) -> String {
         Error::Status { retry_after: Some(wait), .. } => {
             format!("try again in {} s", wait.as_secs())
         }
+        Error::Status { status, .. } if status.as_u16() == 407 => {
+            "check the proxy settings".to_owned()
+        }
         Error::Status { status, .. } if status.is_server_error() || status.as_u16() == 429 => {
             "try again later".to_owned()
         }
-        Error::Status { .. } | Error::Protocol { .. } => String::new(),
+        Error::Elsewhere { .. } => "try again later".to_owned(),
+        _ => String::new(),
     }
 }
 

@@ -416,6 +416,7 @@ mod tests {
             node_dir: "/shm".into(),
             check_diff_ids: true,
             mounts: mounts.iter().map(|&mount| mount.to_owned()).collect(),
+            network: crate::config::Network::default(),
             registries: vec![],
             login: None,
         }

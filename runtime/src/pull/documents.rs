@@ -53,7 +53,7 @@ pub(super) fn find(
         let (bytes, content_type) = match here(&digest) {
             Some(bytes) => (bytes, None),
             None => {
-                let connected = remote.get(tell)?;
+                let connected = remote.get()?;
                 let fetched = connected.registry.manifest(digest.as_str());
                 let fetched = remote.wait(connected, fetched, tell)?;
                 (fetched.bytes, fetched.content_type)
@@ -75,7 +75,7 @@ pub(super) fn find(
                 let bytes = match here(&manifest.config.digest) {
                     Some(bytes) => bytes,
                     None => {
-                        let connected = remote.get(tell)?;
+                        let connected = remote.get()?;
                         let fetched = connected.registry.document(&manifest.config);
                         remote.wait(connected, fetched, tell)?
                     }

@@ -44,7 +44,7 @@ impl Pull<'_> {
         caught: &Caught,
         tell: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), Error> {
-        let jobs = self.jobs(documents, stage, tell)?;
+        let jobs = self.jobs(documents, stage)?;
         let bytes = jobs.iter().map(|job| job.layer.size).sum();
         tell(Event::Begin { digest: &documents.digest, layers: jobs.len(), bytes });
         let mut merge = stage.map(|stage| Merge::new(stage, documents)).transpose()?;
@@ -87,7 +87,6 @@ impl Pull<'_> {
         &'b self,
         documents: &'b Documents,
         stage: Option<&'b Stage>,
-        tell: &mut dyn FnMut(Event<'_>),
     ) -> Result<Vec<Job<'b>>, Error> {
         let blobs = self.store.as_ref().map(Store::blobs);
         let mut jobs: Vec<Job<'_>> = Vec::new();
@@ -100,7 +99,7 @@ impl Pull<'_> {
                     if stage.is_none() && jobs.iter().any(again) {
                         continue;
                     }
-                    let connected = self.remote.get(tell)?;
+                    let connected = self.remote.get()?;
                     let handle = connected.executor.handle().clone();
                     let source = Source::Registry(connected.registry.clone(), handle);
                     (source, blobs.filter(|_| self.keep))

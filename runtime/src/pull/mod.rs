@@ -256,7 +256,7 @@ impl<'a> Remote<'a> {
         Remote { reference, config, connected, troubles }
     }
 
-    fn get(&self, tell: &mut dyn FnMut(Event<'_>)) -> Result<&Connected, Error> {
+    fn get(&self) -> Result<&Connected, Error> {
         if let Some(connected) = self.connected.get() {
             return Ok(connected);
         }
@@ -265,8 +265,9 @@ impl<'a> Remote<'a> {
             .enable_all()
             .build()
             .map_err(Error::Threads)?;
-        let connect = registry::Registry::connect(self.reference, self.config);
-        let registry = self.wait_on(&executor, connect, tell)?;
+        let troubles = self.troubles.clone();
+        let tell = std::sync::Arc::new(move |trouble: &str| troubles.add(trouble.to_owned()));
+        let registry = registry::Registry::connect(self.reference, self.config).telling(tell);
         Ok(self.connected.get_or_init(|| Connected { executor, registry: registry.into() }))
     }
 
@@ -277,17 +278,8 @@ impl<'a> Remote<'a> {
         answer: impl Future<Output = Result<T, registry::Error>>,
         tell: &mut dyn FnMut(Event<'_>),
     ) -> Result<T, Error> {
-        self.wait_on(&connected.executor, answer, tell)
-    }
-
-    fn wait_on<T>(
-        &self,
-        executor: &tokio::runtime::Runtime,
-        answer: impl Future<Output = Result<T, registry::Error>>,
-        tell: &mut dyn FnMut(Event<'_>),
-    ) -> Result<T, Error> {
         let mut answer = std::pin::pin!(answer);
-        executor.block_on(async {
+        connected.executor.block_on(async {
             loop {
                 let answered = tokio::time::timeout(TICK, &mut answer).await;
                 self.troubles.tell(tell);
@@ -325,7 +317,7 @@ impl Pull<'_> {
         let resolved = match known.or_else(pinned) {
             Some(digest) => digest,
             None => {
-                let connected = self.remote.get(tell)?;
+                let connected = self.remote.get()?;
                 let tag = self.reference.tag().expect("a name has a tag or a digest");
                 self.remote.wait(connected, connected.registry.resolve(tag), tell)?
             }
@@ -520,7 +512,7 @@ impl<'a> Watch<'a> {
 impl Error {
     /// Whether other bytes came than the digest promised: another try may bring the right ones.
     fn is_other_content(&self) -> bool {
-        matches!(self, Error::Registry(registry::Error::Digest { .. }))
+        matches!(self, Error::Registry(error) if matches!(error.root(), registry::Error::Digest { .. }))
     }
 
     /// Whether the next pull may succeed with what has come so far. Space that ran out is needed

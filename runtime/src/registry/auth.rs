@@ -9,8 +9,12 @@ use serde::Deserialize;
 use super::{
     Error,
     challenge::{Challenge, Scheme},
+    client::authority,
     credentials::{self, Found, Refusal, Secret},
-    transport::{MAX_TRIES, Transport, authority, is_transient, own_words, pause},
+    error::is_transient,
+    fault::Fault,
+    retry::Patience,
+    transport::{Transport, own_words, retry_after},
 };
 use crate::login::Login;
 
@@ -87,6 +91,7 @@ impl Auth {
     pub(super) async fn answer(
         &self,
         transport: &Transport,
+        patience: &mut Patience<'_>,
         response: &Response,
         refused: Option<Proof>,
     ) -> Result<(), Error> {
@@ -106,7 +111,8 @@ impl Auth {
                     let ours = || format!("repository:{}:pull", self.repository);
                     challenge.scope().map_or_else(ours, str::to_owned)
                 });
-                let token = self.token(transport, challenge, scope.as_deref(), secret.as_ref());
+                let (scope, secret) = (scope.as_deref(), secret.as_ref());
+                let token = self.token(transport, patience, challenge, scope, secret);
                 Some(Proof::Bearer(token.await?))
             }
             (Scheme::Basic, Some(Secret::Password(login))) => Some(Proof::Basic(login.clone())),
@@ -135,6 +141,7 @@ impl Auth {
     async fn token(
         &self,
         transport: &Transport,
+        patience: &mut Patience<'_>,
         challenge: &Challenge,
         scope: Option<&str>,
         secret: Option<&Secret>,
@@ -171,32 +178,32 @@ impl Auth {
                 transport.client(&url).await?.get(url.clone())
             }
         };
-        let mut tries = 1;
         loop {
             let request = request.try_clone().expect("the body is in memory");
-            match self.ask(request, &url).await {
-                Err(error) if tries < MAX_TRIES && error.is_passing() => pause(tries).await,
-                answer => return answer,
+            match self.ask(request, patience, &url).await {
+                Err(error) => patience.again(error).await?,
+                token => return token,
             }
-            tries += 1;
         }
     }
 
     /// Asks for a token once. A token server may have trouble of its own, which is no refusal.
-    async fn ask(&self, request: RequestBuilder, url: &Url) -> Result<String, Error> {
+    async fn ask(
+        &self,
+        request: RequestBuilder,
+        patience: &mut Patience<'_>,
+        url: &Url,
+    ) -> Result<String, Error> {
         let server = authority(url);
-        let unreachable = |error: reqwest::Error| Error::Unreachable {
-            registry: server.clone(),
-            fault: error.into(),
-        };
-        let mut response = request.send().await.map_err(unreachable)?;
+        let unreachable = |fault: Fault| Error::Unreachable { registry: server.clone(), fault };
+        let mut response = patience.wait(request.send()).await.map_err(unreachable)?;
         let status = response.status();
         if is_transient(status) {
             return Err(Error::Status {
                 registry: server,
                 status,
                 what: "the request for a token".to_owned(),
-                retry_after: None,
+                retry_after: retry_after(response.headers()),
                 message: own_words(response).await,
             });
         }
@@ -204,7 +211,7 @@ impl Auth {
             return Err(self.refusal());
         }
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+        while let Some(chunk) = patience.wait(response.chunk()).await.map_err(unreachable)? {
             body.extend_from_slice(&chunk);
             if body.len() > MAX_TOKEN {
                 return Err(self.problem("its token is larger than 1 MiB"));

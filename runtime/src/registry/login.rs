@@ -7,6 +7,7 @@ use reqwest::Method;
 use super::{
     Error,
     credentials::{FileError, Refusal, own, shown},
+    retry::Patience,
     transport::Transport,
 };
 use crate::{
@@ -70,8 +71,11 @@ async fn check(login: &Login, config: &Config) -> Result<bool, LoginError> {
     // Of all repositories: what is asked is above them.
     let reference: Reference = format!("{}#any", login.registry).parse().map_err(problem)?;
     let config = Config { login: Some(login.clone()), ..config.clone() };
-    let transport = Transport::connect(&reference, &config).await?;
-    match transport.send(Method::GET, "/v2/", &[]).await {
+    let transport = Transport::registry(&reference, &config);
+    let ask = async |patience: &mut Patience<'_>| {
+        transport.attempt(patience, Method::GET, "/v2/", &[]).await
+    };
+    match transport.persist(ask).await {
         Ok(_) => Ok(transport.was_asked()),
         Err(Error::Unauthorized { registry, refusal, .. }) => {
             Err(LoginError::Refused { registry, refusal })
