@@ -1,7 +1,8 @@
 # make            build everything
 # make demo       a one-node Slurm cluster, a registry, an image, and srun --container
 # make test       all tests; SHIFTER_TEST_REQUIRE=1 allows none to be skipped
-# make bench      how fast, beside others; BENCH_DIR, BENCH_ROUNDS, BENCH_IMAGES, BENCH_TOOLS
+# make bench      how fast, beside others: tables, also in BENCH_DIR/results with a picture of a
+#                 pull; BENCH_ROUNDS, BENCH_IMAGES, BENCH_PEERS …: see tests/bench/main.rs
 # make install    into PREFIX, below DESTDIR
 # Root is needed by demo, test and bench (daemons that change users), and to install packages.
 

@@ -12,7 +12,8 @@ for group in "${@:?which of build, test, demo, bench?}"; do
         skopeo umoci bubblewrap apache2-utils openssl findutils util-linux" ;;
     bench) need="slurmctld slurmd slurm-client munge docker-registry busybox-static passwd
         skopeo umoci bubblewrap debootstrap curl openssl zstd python3 python3-pip
-        nasm autoconf automake libtool cmake" ;;
+        podman charliecloud python3-lark python3-requests
+        nasm autoconf automake libtool cmake libssl-dev pkg-config" ;;
     *) echo "setup: $group: no such group: build, test, demo or bench" >&2; exit 2 ;;
     esac
     packages="${packages-} $need"
