@@ -12,7 +12,7 @@ for group in "${@:?which of build, test, demo, bench?}"; do
         skopeo umoci bubblewrap apache2-utils openssl findutils util-linux" ;;
     bench) need="slurmctld slurmd slurm-client munge docker-registry busybox-static passwd
         skopeo umoci bubblewrap debootstrap curl openssl zstd python3 python3-pip
-        podman charliecloud python3-lark python3-requests
+        podman charliecloud python3-lark python3-requests docker.io containerd
         nasm autoconf automake libtool cmake libssl-dev pkg-config" ;;
     *) echo "setup: $group: no such group: build, test, demo or bench" >&2; exit 2 ;;
     esac
@@ -47,10 +47,14 @@ if [ -n "$missing" ]; then
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
     apt-get install -qq -y --no-install-recommends $missing >/dev/null
-    # Nor at the next boot: docker-registry would listen to the whole network.
-    for unit in docker-registry munge slurmctld slurmd; do
+    # Nor at the next boot: docker-registry would listen to the whole network. Of docker nothing is
+    # used: Debian's charliecloud wants it to be there.
+    for unit in docker-registry munge slurmctld slurmd docker.io containerd podman; do
         case " $missing " in
-        *" $unit "*) systemctl --quiet disable "$unit" 2>/dev/null || true ;;
+        *" $unit "*)
+            for kind in service socket; do
+                systemctl --quiet disable "${unit%.io}.$kind" 2>/dev/null || true
+            done ;;
         esac
     done
 else

@@ -10,7 +10,7 @@ use fixtures::{
     Registry, Sandbox, Setup,
     image::{self, Compression, Image},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::setting;
 
@@ -169,6 +169,8 @@ impl Images {
             Image::new()
                 .layer_of(&diff_id, image::gzip(&archive), Compression::Gzip)
                 .env(path)
+                // Charliecloud wants one.
+                .edit_config(|config| config["history"] = json!([{"created_by": "debootstrap"}]))
                 .build()
                 .write_layout(&layout, "latest");
             fs::remove_dir_all(&root).expect("our own directory can be removed");

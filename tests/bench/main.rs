@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! BENCH_ROUNDS       rounds of pulls (5); starts are measured more often
-//! BENCH_PEERS        which peers: skopeo podman ch-image enroot (all that are installed)
+//! BENCH_PEERS        which peers: skopeo podman ch-image enroot (all that are installed), or none
 //! BENCH_PEER_ROUNDS  in how many rounds peers and the limit take part (1 for large, else all)
 //! BENCH_IMAGES       which images of BENCH_TOOLS: small medium medium-zst large ("small medium")
 //! BENCH_TOOLS        a folder with registry.sh, make_images.py and limits/: images of real

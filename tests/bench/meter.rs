@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs,
     io::{self, Write},
     path::PathBuf,
@@ -38,7 +38,7 @@ pub(crate) struct Step {
 }
 
 impl Step {
-    pub(crate) fn env(mut self, name: &str, value: impl AsRef<std::ffi::OsStr>) -> Step {
+    pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Step {
         self.command.env(name, value);
         self
     }
@@ -264,8 +264,10 @@ impl Bench {
 
 /// Why a command failed, for a cell of a table.
 fn why(outcome: &Outcome) -> String {
-    let last = outcome.stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
-    let text: String = last.trim().chars().take(200).collect();
+    let mut lines = outcome.stderr.lines().filter(|line| !line.trim().is_empty());
+    let error = lines.clone().find(|line| line.starts_with("error"));
+    let line = error.or_else(|| lines.next_back()).unwrap_or_default();
+    let text: String = line.trim().chars().take(200).collect();
     format!("exit status {}: {}", outcome.code, text.replace('|', "\\|"))
 }
 

@@ -11,7 +11,7 @@ use crate::{
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 120.0;
 const RIGHT: f64 = 24.0;
-const TOP: f64 = 92.0;
+const TOP: f64 = 110.0;
 /// All lanes together, unless that makes them too thin for their labels.
 const LANES: f64 = 560.0;
 
@@ -86,21 +86,22 @@ impl Picture {
         ));
         let plural = if layers.len() == 1 { "" } else { "s" };
         self.put(format_args!(
-            "<text x=\"16\" y=\"47\">{} layer{plural}, {} in {total:.2} s on {} cores</text>",
+            "<text x=\"16\" y=\"47\">{} layer{plural}, {} in {total:.2} s on {} cores. Time \
+             at work:</text>",
             layers.len(),
             megabytes(*bytes),
             cores()
         ));
         let keys = [
-            ("download", "download, sha256", stages.busy("download")),
-            ("inflate", "inflate", stages.busy("inflate")),
-            ("write", "write", stages.busy("write")),
-            ("merge", "merge", *merge),
+            ("download", stages.busy("download")),
+            ("inflate", stages.busy("inflate")),
+            ("write", stages.busy("write")),
+            ("merge", *merge),
         ];
-        for (column, (class, name, busy)) in keys.into_iter().enumerate() {
-            let x = 16 + column * 170;
+        for (column, (name, busy)) in keys.into_iter().enumerate() {
+            let x = 16 + column * 160;
             self.put(format_args!(
-                "<rect class=\"{class}\" x=\"{x}\" y=\"59\" width=\"12\" height=\"12\"/>\
+                "<rect class=\"{name}\" x=\"{x}\" y=\"59\" width=\"12\" height=\"12\"/>\
                  <text x=\"{}\" y=\"69\">{name}: {busy:.2} s</text>",
                 x + 18
             ));
@@ -119,6 +120,7 @@ impl Picture {
 
     /// Lines at round numbers of seconds, and one at the end.
     fn grid(&mut self, total: f64) {
+        self.label(TOP - 13.0, 12.0, "layer · size");
         let step = round_step(self.span / 8.0);
         let floor = self.bottom + 26.0;
         let ticks = (self.span / step * 1.000_001).floor() as u32;
@@ -183,7 +185,7 @@ impl Picture {
     fn bar(&mut self, class: &str, times: (f64, f64), place: (f64, f64), share: f64) {
         let (x, y, height) = (self.x(times.0), place.0, place.1);
         // What is short is seen too.
-        let width = (self.x(times.1) - x).max(0.5);
+        let width = (self.x(times.1) - x).max(1.0);
         self.put(format_args!(
             "<rect class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" \
              height=\"{height:.1}\" fill-opacity=\"{:.2}\"/>",

@@ -25,10 +25,10 @@ impl Bench {
                 rows.push(self.prototype(limits, image, parts));
                 match self.limit(limits, image, parts) {
                     Ok(limit) => rows.push(limit.peer(peer_rounds)),
-                    Err(why) => notes.push(format!("Left out: the limit: {why}.")),
+                    Err(why) => notes.push(format!("Left out: the limit: {why}")),
                 }
             }
-            _ => notes.push("Left out: the prototype and the limit: see BENCH_TOOLS.".into()),
+            _ => notes.push("Left out: the prototype and the limit: see BENCH_TOOLS".into()),
         }
         rows.extend(self.our_pulls(image, images));
         let (peers, left_out) = self.peers(image, images, peer_rounds);
@@ -80,7 +80,8 @@ impl Bench {
         Row::new("one-pass prototype", self.step(&limits.to_string_lossy(), &args)).fresh(&[&to])
     }
 
-    /// Each stage of a pull by itself, on one core and with its input in memory.
+    /// Each stage of a pull by itself, on one core. Its input is a file in the page cache, which
+    /// takes some time to read that one pass does not need.
     fn limit(&self, limits: &Path, image: &Source, parts: &Parts) -> Result<Row, String> {
         let mut files = parts.packed.iter().chain(&parts.unpacked);
         if let Some(gone) = files.find(|file| !file.exists()) {

@@ -22,10 +22,12 @@ impl Report {
         fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("make {}: {e}", dir.display()));
         let mut report = Report { dir, text: String::new() };
         report.add(&format!(
-            "# How long shifter takes, beside others\n\n{}, {rounds} rounds.\n\n\
+            "# How long shifter takes, beside others\n\n{}; rounds of pulls: {rounds}.\n\n\
              A ratio is the median of the ratios to the first row in the same round. CPU is that of \
              all processes of the command, RSS the largest one's. Pulls go from a registry on this \
-             machine, which takes its share of the cores, to a tmpfs.\n\n",
+             machine, which takes its share of the cores, to a tmpfs. The limit is the CPU time of a \
+             pull's stages, each measured by itself and from file to file, shared out to all \
+             cores.\n\n",
             machine()
         ));
         report

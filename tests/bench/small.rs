@@ -1,5 +1,7 @@
 //! What is done once an image is there: pulls that find nothing new, starts, jobs.
 
+use std::{fs, path::PathBuf};
+
 use fixtures::{Cluster, need};
 
 use crate::{
@@ -33,13 +35,16 @@ impl Bench {
         let mut notes = Vec::new();
         match self.bwrap(image) {
             Ok(bwrap) => rows.push(Row::new("bwrap /bin/true", bwrap).peer(rounds)),
-            Err(why) => notes.push(format!("Left out: bwrap: {why}.")),
+            Err(why) => notes.push(format!("Left out: bwrap: {why}")),
         }
         let shifter = self.step("shifter", &["run", &image.name(), "/bin/true"]);
         rows.push(Row::new("shifter run /bin/true", shifter));
         rows.push(Row::new("/bin/true", self.step("/bin/true", &[])));
         let title = format!("Start in an expanded image ({})", image.about);
-        self.table(&Table { title, rounds, unit: Unit::Milliseconds, rows, notes })
+        let well = self.table(&Table { title, rounds, unit: Unit::Milliseconds, rows, notes });
+        // It takes memory, and need not be there.
+        let _ = fs::remove_dir_all(self.bundle());
+        well
     }
 
     /// bubblewrap in the image as umoci expands it.
@@ -47,13 +52,17 @@ impl Bench {
         for program in ["bwrap", "skopeo", "umoci"] {
             need::find(program).ok_or_else(|| format!("{program} is not installed"))?;
         }
-        let bundle = self.by_hand().with_file_name("bundle");
+        let bundle = self.bundle();
         let unpack = self.step("sh", &["-c", &format!("mkdir $DIR && {}", peers::UNPACK)]);
         self.prepare(unpack.env("DIR", &bundle).env("REPOSITORY", &image.repository))?;
         let root = bundle.join("b/rootfs");
         let binds = ["--proc", "/proc", "--dev-bind", "/dev", "/dev", "/bin/true"];
         let root = root.to_string_lossy();
         Ok(self.step("bwrap", &[["--ro-bind", &*root, "/"].as_slice(), &binds].concat()))
+    }
+
+    fn bundle(&self) -> PathBuf {
+        self.by_hand().with_file_name("bundle")
     }
 
     /// Jobs in an image that is expanded already.
@@ -81,11 +90,11 @@ impl Bench {
     pub(crate) fn picture(&mut self, image: &Source) -> bool {
         let node = self.sandbox.node_dir(&self.user);
         // It need not be there.
-        let _ = std::fs::remove_dir_all(&node);
+        let _ = fs::remove_dir_all(&node);
         let pull = self.step("shifter", &["pull", "--json", "--to", "node", &image.name()]);
         let stages = self.prepare(pull).and_then(|said| Stages::read(&said));
         // It was there a moment ago.
-        let _ = std::fs::remove_dir_all(&node);
+        let _ = fs::remove_dir_all(&node);
         match stages {
             Ok(stages) => {
                 self.report.write("stages.svg", &stages.draw());
