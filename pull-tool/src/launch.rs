@@ -24,7 +24,7 @@ use runtime::{
     sys::process::reset_signals,
 };
 
-use crate::output::{self, Progress};
+use crate::output::{self, Progress, Style};
 
 /// A Slurm task that wants to be in a container.
 #[derive(Debug)]
@@ -132,7 +132,7 @@ fn image(step: &Step, reference: &Reference, config: &Config, node: &str) -> Res
         None => reference.clone(),
     };
     let _all_cores = Affinity::widen();
-    let mut progress = Progress::new(reference, Some(node));
+    let mut progress = Progress::new(reference, Style::Lines(Some(node.to_owned())));
     let image = pull::ensure(&pinned, config, &mut |event| progress.tell(event))
         .map_err(|e| Report::from(&e).during(format_args!("pull {reference}")))?;
     step.set_image(&image.digest);

@@ -1,17 +1,18 @@
 //! `shifter pull REF`.
 
 use clap::{Args, ValueEnum};
-use runtime::{Config, Reference, pull, report::Report};
+use runtime::{Config, Reference, oci::Platform, pull, report::Report};
 
 use crate::{
     login::Who,
-    output::{self, Progress},
+    output::{self, Progress, Style},
 };
 
 /// Pull an image from its registry.
 ///
 /// Prints the image's name and digest. An image that is there already costs one question to the
-/// registry.
+/// registry. What a stopped pull has read is not read again. Stages work side by side: their times
+/// are of all layers together, and add up to more than the whole.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Where to put it
@@ -22,6 +23,15 @@ pub(crate) struct Arguments {
     login: bool,
     #[command(flatten)]
     who: Who,
+    /// Of an image for several machines, the one for this: OS/ARCHITECTURE[/VARIANT]
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<String>,
+    /// Say nothing but the name, or what went wrong
+    #[arg(long, short, conflicts_with = "json")]
+    quiet: bool,
+    /// Tell all that happens as JSON, one object a line
+    #[arg(long)]
+    json: bool,
     #[arg(value_name = "REF", help = "The image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]")]
     reference: String,
 }
@@ -37,7 +47,26 @@ enum To {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
+    match pull(arguments) {
+        Err(report) if arguments.json => {
+            output::failed_as_json(&report);
+            Err(report.said())
+        }
+        result => result,
+    }
+}
+
+fn pull(arguments: &Arguments) -> Result<(), Report> {
     let reference: Reference = arguments.reference.parse().map_err(|e| Report::from(&e))?;
+    let platform = match &arguments.platform {
+        Some(text) => Platform::parse(text).ok_or_else(|| {
+            Report::usage(
+                &format!("platform {text:?}: not understood"),
+                "write OS/ARCHITECTURE[/VARIANT]",
+            )
+        })?,
+        None => Platform::host(),
+    };
     let mut config = Config::load().map_err(|e| Report::from(&e))?;
     if arguments.login || arguments.who.is_given() {
         config.login = Some(arguments.who.ask(reference.registry())?);
@@ -47,15 +76,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
         To::Node => pull::To::Node,
         To::Both => pull::To::Both,
     };
-    let mut progress = Progress::new(&reference, None);
-    let pulled = pull::pull(&reference, to, &config, &mut |event| progress.tell(event))
+    let style = match arguments {
+        Arguments { json: true, .. } => Style::Json,
+        Arguments { quiet: true, .. } => Style::Quiet,
+        _ => Style::for_people(),
+    };
+    let mut progress = Progress::new(&reference, style);
+    let pulled = pull::pull(&reference, to, &platform, &config, &mut |event| progress.tell(event))
         .map_err(|e| Report::from(&e).during(format_args!("pull {reference}")))?;
-    if pulled.unchanged {
-        output::talk(None, &format!("{reference} is up to date"));
-    }
-    output::data(&match reference.digest() {
-        Some(_) => reference.to_string(),
-        None => format!("{reference}@{}", pulled.digest),
-    });
+    progress.finish(&pulled);
     Ok(())
 }

@@ -12,7 +12,7 @@ use runtime::{
     sys::process::reset_sigpipe,
 };
 
-use crate::output::{self, Progress};
+use crate::output::{self, Progress, Style};
 
 /// Run a command in an image, here and as yourself.
 ///
@@ -35,7 +35,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
     let reference: Reference = arguments.reference.parse().map_err(|e| Report::from(&e))?;
     let config = Config::load().map_err(|e| Report::from(&e))?;
     let host = Host::probe().map_err(|e| Report::system("look up the calling user", &e))?;
-    let mut progress = Progress::new(&reference, None);
+    let mut progress = Progress::new(&reference, Style::for_people());
     let image = pull::ensure(&reference, &config, &mut |event| progress.tell(event))
         .map_err(|e| Report::from(&e).during(format_args!("pull {reference}")))?;
     let options = Options {

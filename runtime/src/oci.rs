@@ -76,6 +76,25 @@ impl Platform {
         }
     }
 
+    /// Reads `OS/ARCHITECTURE[/VARIANT]`, as docker writes it.
+    pub fn parse(text: &str) -> Option<Platform> {
+        let parts: Vec<_> = text.split('/').collect();
+        let is_word = |part: &&str| {
+            !part.is_empty()
+                && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        };
+        let (os, architecture, variant) = match parts[..] {
+            [os, architecture] => (os, architecture, None),
+            [os, architecture, variant] => (os, architecture, Some(variant)),
+            _ => return None,
+        };
+        parts.iter().all(is_word).then(|| Platform {
+            architecture: architecture.to_owned(),
+            os: os.to_owned(),
+            variant: variant.map(str::to_owned),
+        })
+    }
+
     /// Whether an image for `self` runs on `host`. A variant that only one side names is no
     /// contradiction: `arm64` and `arm64/v8` are the same machine.
     pub fn runs_on(&self, host: &Platform) -> bool {
@@ -153,9 +172,9 @@ pub enum Error {
     #[error("ambiguous manifest: {0}")]
     Ambiguous(&'static str),
     /// No image for this machine.
-    #[error("no image for {wanted}; it has {}", offered.join(", "))]
+    #[error("no image for {wanted}; {}", offers(offered))]
     NoPlatform {
-        /// This machine.
+        /// This machine, or what was asked for.
         wanted: Platform,
         /// What the index lists.
         offered: Vec<String>,
@@ -258,6 +277,13 @@ pub fn choose<'a>(index: &'a [Descriptor], host: &Platform) -> Result<&'a Descri
         let offered = images().filter_map(|d| d.platform.as_ref().map(Platform::to_string));
         Error::NoPlatform { wanted: host.clone(), offered: offered.collect() }
     })
+}
+
+fn offers(offered: &[String]) -> String {
+    match offered {
+        [] => "its images are for no platform that is named".to_owned(),
+        offered => format!("it has {}", offered.join(", ")),
+    }
 }
 
 /// How a layer's tar stream is packed.

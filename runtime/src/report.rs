@@ -13,7 +13,7 @@ pub const EXIT_USAGE: u8 = 2;
 /// What a user is told, and how the program ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// One printable line.
+    /// One printable line; empty if it has been said.
     pub line: String,
     /// The exit status.
     pub exit: u8,
@@ -33,6 +33,17 @@ impl Report {
     /// A system call of the program itself that failed.
     pub fn system(op: &str, error: &io::Error) -> Report {
         Report::runtime(error, "").during(op)
+    }
+
+    /// A command line that is not understood.
+    pub fn usage(what: &str, remedy: &str) -> Report {
+        Report::line(what, remedy, EXIT_USAGE)
+    }
+
+    /// The same, where the user has been told.
+    pub fn said(mut self) -> Report {
+        self.line.clear();
+        self
     }
 
     /// Names what was being done when it failed.

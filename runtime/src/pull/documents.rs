@@ -42,6 +42,7 @@ impl Documents {
 pub(super) fn find(
     resolved: Digest,
     local: &[&Blobs],
+    platform: &Platform,
     remote: &Remote<'_>,
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Documents, Error> {
@@ -67,7 +68,7 @@ pub(super) fn find(
         raw.push((digest.clone(), bytes));
         match document {
             Document::Index(index) => {
-                let chosen = oci::choose(&index, &Platform::host())?;
+                let chosen = oci::choose(&index, platform)?;
                 digest = chosen.digest.clone();
                 expected_size = Some(chosen.size);
             }

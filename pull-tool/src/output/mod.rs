@@ -1,0 +1,55 @@
+//! Everything that is printed: data on stdout, talk on stderr, progress only on a terminal.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod bars;
+mod progress;
+
+use std::{io::Write as _, panic, process::ExitCode};
+
+use runtime::report::{EXIT_RUNTIME, Report, printable};
+
+pub(crate) use self::progress::{Progress, Style};
+
+/// Prints a line of data.
+pub(crate) fn data(line: &str) {
+    // A reader that has gone away has had enough.
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Prints a line for the person. `node` says where, if there may be several.
+pub(crate) fn talk(node: Option<&str>, line: &str) {
+    let node = node.map(|node| format!("{}: ", printable(node))).unwrap_or_default();
+    let _ = writeln!(std::io::stderr(), "shifter: {node}{line}");
+}
+
+/// Says on stdout what went wrong, for a program.
+pub(crate) fn failed_as_json(report: &Report) {
+    let line = serde_json::json!({"event": "error", "message": report.line, "exit": report.exit});
+    data(&line.to_string());
+}
+
+/// Ends a verb: says what went wrong, if anything did.
+pub(crate) fn exit(result: Result<(), Report>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(report) => {
+            if !report.line.is_empty() {
+                talk(None, &report.line);
+            }
+            ExitCode::from(report.exit)
+        }
+    }
+}
+
+/// Makes a panic a failure as any other: one line, and the exit status of what is ours. Threads that
+/// the system does not give are one.
+pub(crate) fn report_panics() {
+    panic::set_hook(Box::new(|info| {
+        let payload = info.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        talk(None, &format!("internal error: {}", printable(text.unwrap_or("panic"))));
+        std::process::exit(EXIT_RUNTIME.into());
+    }));
+}

@@ -1,0 +1,293 @@
+//! A pull as it happens: bars on a terminal, else lines, or JSON.
+
+use std::{
+    env,
+    io::{IsTerminal as _, Write as _},
+    time::{Duration, Instant},
+};
+
+use runtime::{
+    Reference,
+    pull::{Event, Layer, Pulled, Span, Summary, bytes},
+};
+use serde_json::{Value, json};
+use terminal_size::{Height, Width, terminal_size_of};
+
+use super::{
+    bars::{self, Total},
+    data, talk,
+};
+
+/// Where there are no bars, how often a long pull says how far it is.
+const REMINDER: Duration = Duration::from_secs(10);
+/// How fast the rate that is shown follows the one that is.
+const SMOOTHING: Duration = Duration::from_secs(2);
+
+/// For whom it is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// For somebody who watches a terminal.
+    Bars,
+    /// For a log. Where it happens, if there may be several such.
+    Lines(Option<String>),
+    /// For a program, on stdout.
+    Json,
+    /// For nobody.
+    Quiet,
+}
+
+impl Style {
+    /// Bars where somebody can see them.
+    pub(crate) fn for_people() -> Style {
+        let dumb = env::var_os("TERM").is_none_or(|term| term == "dumb");
+        match std::io::stderr().is_terminal() && !dumb {
+            true => Style::Bars,
+            false => Style::Lines(None),
+        }
+    }
+}
+
+/// Tells of one pull.
+#[derive(Debug)]
+pub(crate) struct Progress<'a> {
+    reference: &'a Reference,
+    style: Style,
+    /// As much of the image's digest as people compare.
+    digest: String,
+    /// Lines of bars on the terminal that are to be rewritten.
+    drawn: usize,
+    began: Instant,
+    /// When progress was last taken notice of, and what it was.
+    last: (Instant, u64),
+    reminded: Instant,
+    rate: Option<f64>,
+    total: u64,
+    summary: Option<Summary>,
+}
+
+impl<'a> Progress<'a> {
+    pub(crate) fn new(reference: &'a Reference, style: Style) -> Progress<'a> {
+        let now = Instant::now();
+        Progress {
+            reference,
+            style,
+            digest: String::new(),
+            drawn: 0,
+            began: now,
+            last: (now, 0),
+            reminded: now,
+            rate: None,
+            total: 0,
+            summary: None,
+        }
+    }
+
+    /// Takes what [`runtime::pull`] tells.
+    pub(crate) fn tell(&mut self, event: Event<'_>) {
+        if let Event::Begin { digest, bytes, .. } = event {
+            let now = Instant::now();
+            self.digest = digest.hex()[..15].to_owned();
+            (self.began, self.last, self.reminded, self.total) = (now, (now, 0), now, bytes);
+        }
+        if let Event::End(summary) = &event {
+            self.summary = Some(**summary);
+        }
+        match self.style {
+            Style::Quiet => {}
+            Style::Json => self.tell_program(&event),
+            Style::Bars | Style::Lines(_) => self.tell_person(&event),
+        }
+    }
+
+    /// Ends it: says what there is now, on stdout.
+    pub(crate) fn finish(mut self, pulled: &Pulled) {
+        self.wipe();
+        let name = match self.reference.digest() {
+            Some(_) => self.reference.to_string(),
+            None => format!("{}@{}", self.reference, pulled.digest),
+        };
+        if self.style == Style::Json {
+            let summary = self.summary.unwrap_or_default();
+            data(&end(&name, pulled, &summary).to_string());
+            return;
+        }
+        if pulled.unchanged && self.style != Style::Quiet {
+            self.say(&format!("{} is up to date", self.reference));
+        }
+        data(&name);
+    }
+
+    fn tell_program(&self, event: &Event<'_>) {
+        let line = match event {
+            Event::Waiting => json!({"event": "waiting"}),
+            Event::Begin { digest, layers, bytes } => json!({
+                "event": "begin",
+                "image": self.reference.to_string(),
+                "digest": digest.as_str(),
+                "layers": layers,
+                "bytes": bytes,
+            }),
+            Event::Progress { bytes, .. } => {
+                json!({"event": "progress", "bytes": bytes, "seconds": seconds(self.began.elapsed())})
+            }
+            Event::Trouble(trouble) => json!({"event": "trouble", "message": trouble}),
+            Event::Layer(layer) => layer_line(layer),
+            // With the image's name, in the end.
+            Event::End(_) => return,
+        };
+        data(&line.to_string());
+    }
+
+    fn tell_person(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Waiting => {
+                let text = "waiting for another process that is pulling";
+                self.say(&format!("{text} {}", self.reference));
+            }
+            Event::Begin { layers, bytes: total, .. } => {
+                let plural = if *layers == 1 { "" } else { "s" };
+                let what = format!("{layers} layer{plural}, {}", bytes(*total));
+                self.say(&format!("pulling {}: {what}", self.reference));
+            }
+            Event::Progress { bytes: done, layers } => {
+                self.measure(*done);
+                let rate = self.rate.unwrap_or_default();
+                let total = Total { done: *done, size: self.total, rate };
+                if self.style == Style::Bars {
+                    let size = terminal_size_of(std::io::stderr());
+                    let (Width(width), Height(height)) = size.unwrap_or((Width(80), Height(24)));
+                    self.draw(&bars::lines(layers, total, width.into(), height.into()));
+                } else if self.reminded.elapsed() >= REMINDER {
+                    self.reminded = Instant::now();
+                    let how_far = format!("{} of {}", bytes(*done), bytes(self.total));
+                    let rate = bytes(rate as u64);
+                    self.say(&format!("pulling {}: {how_far}, {rate}/s", self.reference));
+                }
+            }
+            Event::Trouble(trouble) => self.say(trouble),
+            Event::Layer(_) => {}
+            Event::End(summary) => {
+                let (account, digest) = (account(summary), &self.digest);
+                self.say(&format!("pulled {}: {account}; sha256:{digest}", self.reference));
+            }
+        }
+    }
+
+    /// Says a line, above the bars.
+    fn say(&mut self, line: &str) {
+        self.wipe();
+        let node = match &self.style {
+            Style::Lines(node) => node.as_deref(),
+            _ => None,
+        };
+        talk(node, line);
+    }
+
+    fn measure(&mut self, done: u64) {
+        let (at, before) = self.last;
+        let time = at.elapsed().as_secs_f64();
+        if time <= 0.0 {
+            return;
+        }
+        let now = done.saturating_sub(before) as f64 / time;
+        let weight = 1.0 - (-time / SMOOTHING.as_secs_f64()).exp();
+        self.rate = Some(self.rate.map_or(now, |rate| rate + (now - rate) * weight));
+        self.last = (Instant::now(), done);
+    }
+
+    /// Puts these lines where the last ones are, by one write: nothing flickers.
+    fn draw(&mut self, lines: &[String]) {
+        let mut text = self.back();
+        text.extend(lines.iter().flat_map(|line| [line, "\n"]));
+        self.drawn = lines.len();
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    }
+
+    fn wipe(&mut self) {
+        if self.drawn > 0 {
+            let _ = std::io::stderr().write_all(self.back().as_bytes());
+            self.drawn = 0;
+        }
+    }
+
+    /// Moves to the first line of the bars, and clears from there on (ECMA-48: CUU, ED).
+    fn back(&self) -> String {
+        match self.drawn {
+            0 => String::new(),
+            lines => format!("\x1b[{lines}A\r\x1b[J"),
+        }
+    }
+}
+
+/// A pull that fails leaves its place to the message.
+impl Drop for Progress<'_> {
+    fn drop(&mut self) {
+        self.wipe();
+    }
+}
+
+/// `379 MB in 1.4 s (271 MB/s); download 0.3 s, inflate 1.6 s, write 0.7 s, merge 0.0 s`
+fn account(summary: &Summary) -> String {
+    let total = summary.total.as_secs_f64();
+    let rate = bytes((summary.bytes as f64 / total.max(1e-3)) as u64);
+    let mut text = format!("{} in {total:.1} s ({rate}/s)", bytes(summary.bytes));
+    let stored = summary.bytes - summary.fetched.min(summary.bytes);
+    if stored > 0 {
+        text += &format!(", {} of it from the store", bytes(stored));
+    }
+    let stages = [
+        ("download", summary.download),
+        ("inflate", summary.inflate),
+        ("write", summary.write),
+        ("merge", summary.merge),
+    ];
+    let stages = stages.map(|(name, time)| format!("{name} {:.1} s", time.as_secs_f64()));
+    text + "; " + &stages.join(", ")
+}
+
+fn layer_line(layer: &Layer) -> Value {
+    let from = if layer.fetched > 0 || layer.bytes == 0 { "registry" } else { "store" };
+    let mut line = json!({
+        "event": "layer",
+        "number": layer.number,
+        "digest": layer.digest.as_str(),
+        "bytes": layer.bytes,
+        "from": from,
+        "fetched": layer.fetched,
+        "start": seconds(layer.start),
+        "download": span(&layer.download),
+    });
+    for (name, stage) in [("inflate", &layer.inflate), ("write", &layer.write)] {
+        if let Some(stage) = stage {
+            line[name] = span(stage);
+        }
+    }
+    line
+}
+
+fn end(name: &str, pulled: &Pulled, summary: &Summary) -> Value {
+    json!({
+        "event": "end",
+        "image": name,
+        "digest": pulled.digest.as_str(),
+        "unchanged": pulled.unchanged,
+        "bytes": summary.bytes,
+        "fetched": summary.fetched,
+        "seconds": {
+            "total": seconds(summary.total),
+            "download": seconds(summary.download),
+            "inflate": seconds(summary.inflate),
+            "write": seconds(summary.write),
+            "merge": seconds(summary.merge),
+        },
+    })
+}
+
+fn span(span: &Span) -> Value {
+    json!({"end": seconds(span.end), "busy": seconds(span.busy)})
+}
+
+/// To the microsecond: more digits say nothing.
+fn seconds(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1e6
+}
