@@ -27,7 +27,7 @@ use crate::{
 /// Dropped before that, it leaves what has come in the store, for the next pull to go on with.
 pub(super) struct Chunks<'a> {
     job: &'a Job<'a>,
-    shared: &'a Shared,
+    shared: &'a Shared<'a>,
     from: From,
     keep: Option<Draft>,
     /// Of the stage that these bytes are for, which runs in this thread.
@@ -53,7 +53,7 @@ enum Piece {
 }
 
 impl<'a> Chunks<'a> {
-    pub(super) fn start(job: &'a Job<'a>, shared: &'a Shared) -> Result<Chunks<'a>, Error> {
+    pub(super) fn start(job: &'a Job<'a>, shared: &'a Shared<'a>) -> Result<Chunks<'a>, Error> {
         let clock = Stopwatch::start(shared.epoch);
         let keep = job.keep.map(|blobs| blobs.writer(job.layer)).transpose()?;
         let from = match &job.source {
@@ -207,7 +207,7 @@ impl Drop for Chunks<'_> {
 /// Starts to fetch what follows the first `position` bytes of a layer, which `hasher` has seen.
 fn fetch(
     job: &Job<'_>,
-    shared: &Shared,
+    shared: &Shared<'_>,
     hasher: Hasher,
     position: u64,
 ) -> tokio::sync::mpsc::Receiver<Piece> {

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
     thread::{self, Scope},
@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    Error, Event, Pull, TICK, Watch, cores,
+    Error, Event, Pull, TICK, cores,
     documents::Documents,
     event::{Flight, Summary, Troubles},
     stream::{self, Finished, Job, Meter, Source},
@@ -21,7 +21,7 @@ use crate::{
     digest::Digest,
     layer::{self, Expanded},
     oci::Descriptor,
-    store::{Stage, Store},
+    store::{Limit, Node, Stage, Store},
     sys::interrupt::Caught,
 };
 
@@ -31,6 +31,9 @@ const MAX_CONNECTIONS: usize = 8;
 /// Layers that are read at once on a node of many cores. Each has its buffers, and more would not
 /// be faster: the biggest layer takes as long as it takes.
 const MAX_LAYERS: usize = 16;
+/// Memory that a pull leaves free, in bytes, and how many it writes before it looks again.
+const RESERVE: u64 = 128 << 20;
+const LOOK_EVERY: u64 = 32 << 20;
 /// So many ticks in a row all layers wait for the network before another one is begun.
 const HUNGRY_TICKS: u32 = 3;
 
@@ -48,16 +51,16 @@ impl Pull<'_> {
         let bytes = jobs.iter().map(|job| job.layer.size).sum();
         tell(Event::Begin { digest: &documents.digest, layers: jobs.len(), bytes });
         let mut merge = stage.map(|stage| Merge::new(stage, documents)).transpose()?;
-        let mut watch = self.node.as_ref().filter(|_| stage.is_some()).map(Watch::new);
         let mut summary = Summary::default();
-        let shared = Shared::new(self.remote.troubles.clone());
+        let node = self.node.as_ref().filter(|_| stage.is_some());
+        let shared = Shared::new(node, self.remote.troubles.clone());
         thread::scope(|scope| {
             let mut team = Team::start(scope, &jobs, &shared);
             let result = team.collect(caught, &mut |finished| {
                 let Some(finished) = finished else {
                     self.remote.troubles.tell(tell);
                     tell_progress(&jobs, tell);
-                    return watch.as_mut().map_or(Ok(()), Watch::look);
+                    return Ok(());
                 };
                 summary.add(&finished.told);
                 tell(Event::Layer(&finished.told));
@@ -66,6 +69,7 @@ impl Pull<'_> {
                     _ => Ok(()),
                 }
             });
+            self.remote.troubles.tell(tell);
             tell_progress(&jobs, tell);
             result.inspect_err(|_| shared.cancel())
         })?;
@@ -134,7 +138,7 @@ fn tell_progress(jobs: &[Job<'_>], tell: &mut dyn FnMut(Event<'_>)) {
 struct Team<'scope, 'env, 'a> {
     scope: &'scope Scope<'scope, 'env>,
     jobs: &'scope [Job<'a>],
-    shared: &'scope Shared,
+    shared: &'scope Shared<'scope>,
     done: mpsc::Sender<Result<Finished, Error>>,
     results: mpsc::Receiver<Result<Finished, Error>>,
     workers: usize,
@@ -146,7 +150,7 @@ impl<'scope, 'env, 'a> Team<'scope, 'env, 'a> {
     fn start(
         scope: &'scope Scope<'scope, 'env>,
         jobs: &'scope [Job<'a>],
-        shared: &'scope Shared,
+        shared: &'scope Shared<'scope>,
     ) -> Team<'scope, 'env, 'a> {
         let (done, results) = mpsc::channel();
         let mut team = Team { scope, jobs, shared, done, results, workers: 0, hungry: 0 };
@@ -257,7 +261,11 @@ impl<'a> Merge<'a> {
 }
 
 /// What the threads of one pull share.
-pub(super) struct Shared {
+pub(super) struct Shared<'a> {
+    /// Where a tree grows, if one does.
+    node: Option<&'a Node>,
+    /// Bytes that have come for it.
+    grown: AtomicU64,
     /// When the layers began.
     pub(super) epoch: Instant,
     /// What is to be told.
@@ -268,9 +276,11 @@ pub(super) struct Shared {
     downloads: Mutex<Vec<tokio::task::AbortHandle>>,
 }
 
-impl Shared {
-    fn new(troubles: Troubles) -> Shared {
+impl<'a> Shared<'a> {
+    fn new(node: Option<&'a Node>, troubles: Troubles) -> Shared<'a> {
         Shared {
+            node,
+            grown: AtomicU64::new(0),
             troubles,
             epoch: Instant::now(),
             next: AtomicUsize::new(0),
@@ -279,7 +289,7 @@ impl Shared {
         }
     }
 
-    fn next<'a, 'b>(&self, jobs: &'a [Job<'b>]) -> Option<&'a Job<'b>> {
+    fn next<'b, 'c>(&self, jobs: &'b [Job<'c>]) -> Option<&'b Job<'c>> {
         if self.is_cancelled() {
             return None;
         }
@@ -289,6 +299,21 @@ impl Shared {
     /// Whether the rest is not worth it any more.
     pub(super) fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of bytes that are about to be written to the tree, and stops in time: a process
+    /// that takes more memory than its job has is killed without a word, and the job with it.
+    pub(super) fn grow(&self, bytes: usize) -> Result<(), Error> {
+        let Some(node) = self.node else { return Ok(()) };
+        let before = self.grown.fetch_add(bytes as u64, Ordering::Relaxed);
+        if before / LOOK_EVERY == (before + bytes as u64) / LOOK_EVERY {
+            return Ok(());
+        }
+        let room = node.room()?;
+        match room.limit {
+            Limit::Job(_) | Limit::Node(_) if room.free < RESERVE => Err(Error::Full),
+            _ => Ok(()),
+        }
     }
 
     /// Notes a download, to be ended with the others.

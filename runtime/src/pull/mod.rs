@@ -35,7 +35,7 @@ use crate::{
     digest::Digest,
     image::Image,
     layer,
-    oci::{self, Descriptor},
+    oci::{self, Descriptor, Platform},
     reference::Reference,
     registry,
     store::{self, Limit, Node, Room, Store},
@@ -44,8 +44,6 @@ use crate::{
 
 /// How often progress is told and interruption looked for.
 const TICK: Duration = Duration::from_millis(100);
-/// Memory that a pull leaves free, in bytes.
-const RESERVE: u64 = 64 << 20;
 
 /// Where a pull puts the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,13 +181,15 @@ pub struct Pulled {
     pub unchanged: bool,
 }
 
-/// Brings an image from its registry, whatever is here under that name.
+/// Brings an image from its registry, whatever is here under that name; of several, the one for
+/// `platform`.
 ///
 /// When it fails, layers that have come are kept in the store, where the next pull finds them;
 /// without a store nothing is kept: a node's memory is no place for what may never be needed.
 pub fn pull(
     reference: &Reference,
     to: To,
+    platform: &Platform,
     config: &Config,
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Pulled, Error> {
@@ -203,7 +203,7 @@ pub fn pull(
     };
     let remote = Remote::new(reference, config);
     let pull = Pull { reference, config, remote: &remote, store, node, keep: to != To::Node };
-    let documents = pull.documents(None, tell)?;
+    let documents = pull.documents(None, platform, tell)?;
     let unchanged = pull.bring(&documents, tell)?;
     Ok(Pulled { digest: documents.digest, unchanged })
 }
@@ -223,7 +223,7 @@ pub fn ensure(
     let remote = Remote::new(reference, config);
     let node = Node::open(&config.node_dir)?;
     let pull = Pull { reference, config, remote: &remote, store, node: Some(node), keep: false };
-    let documents = pull.documents(known, tell)?;
+    let documents = pull.documents(known, &Platform::host(), tell)?;
     pull.bring(&documents, tell)?;
     let node = pull.node.as_ref().expect("opened above");
     let rootfs = node.tree(&documents.digest).expect("brought above");
@@ -311,6 +311,7 @@ impl Pull<'_> {
     fn documents(
         &self,
         known: Option<Digest>,
+        platform: &Platform,
         tell: &mut dyn FnMut(Event<'_>),
     ) -> Result<Documents, Error> {
         let pinned = || self.reference.digest().cloned();
@@ -326,11 +327,11 @@ impl Pull<'_> {
             self.store.iter().map(Store::blobs).chain(self.node.iter().map(Node::blobs)).collect();
         let is_here = |digest: &Digest| local.iter().any(|blobs| blobs.document(digest).is_some());
         let Some(node) = self.node.as_ref().filter(|_| !is_here(&resolved)) else {
-            return documents::find(resolved, &local, self.remote, tell);
+            return documents::find(resolved, &local, platform, self.remote, tell);
         };
         // One process asks for all that are at it on this node.
         let _lock = node.lock(&resolved, || tell(Event::Waiting)).map_err(Error::Node)?;
-        let documents = documents::find(resolved, &local, self.remote, tell)?;
+        let documents = documents::find(resolved, &local, platform, self.remote, tell)?;
         for (digest, document) in &documents.raw {
             let put = node.blobs().put_document(digest, document);
             put.map_err(|error| no_files(Error::Node(error), node))?;
@@ -482,30 +483,6 @@ fn no_space(path: &Path, setting: &'static str, needed: u64, room: Room) -> Erro
         Limit::FileSystem => Error::NoSpace { path, setting, needed, free },
         Limit::Job(limit) => Error::NoMemory { whose: "the job", limit, needed, free },
         Limit::Node(limit) => Error::NoMemory { whose: "this node", limit, needed, free },
-    }
-}
-
-/// Watches the memory that a tree grows in.
-struct Watch<'a> {
-    node: &'a Node,
-    free: u64,
-}
-
-impl<'a> Watch<'a> {
-    fn new(node: &'a Node) -> Watch<'a> {
-        Watch { node, free: 0 }
-    }
-
-    /// Stops in time: a process that takes more memory than its job has is killed without a word,
-    /// and the job with it.
-    fn look(&mut self) -> Result<(), Error> {
-        let room = self.node.room()?;
-        let spent = self.free.saturating_sub(room.free);
-        self.free = room.free;
-        match room.limit {
-            Limit::Job(_) | Limit::Node(_) if room.free < RESERVE + 2 * spent => Err(Error::Full),
-            _ => Ok(()),
-        }
     }
 }
 

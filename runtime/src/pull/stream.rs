@@ -88,7 +88,7 @@ pub(super) struct Finished {
 }
 
 /// Reads a layer to its end and checks it.
-pub(super) fn run(job: &Job<'_>, shared: &Shared) -> Result<Finished, Error> {
+pub(super) fn run(job: &Job<'_>, shared: &Shared<'_>) -> Result<Finished, Error> {
     let mut reads = 1;
     loop {
         job.meter.active.store(true, Ordering::Relaxed);
@@ -105,7 +105,7 @@ pub(super) fn run(job: &Job<'_>, shared: &Shared) -> Result<Finished, Error> {
     }
 }
 
-fn read(job: &Job<'_>, shared: &Shared) -> Result<Finished, Error> {
+fn read(job: &Job<'_>, shared: &Shared<'_>) -> Result<Finished, Error> {
     let mut chunks = Chunks::start(job, shared)?;
     let Some(stage) = job.stage else {
         while chunks.next()?.is_some() {}
@@ -122,18 +122,23 @@ fn read(job: &Job<'_>, shared: &Shared) -> Result<Finished, Error> {
         let inflate = scope.spawn(move || inflate(chunks, job, &inflated, &recycled));
         let hasher = job.diff_id.map(|_| Hasher::new());
         let clock = Stopwatch::start(shared.epoch);
-        let mut tar = Pipe { full, empty, buffer: Vec::new(), position: 0, hasher, clock };
+        let buffer = Vec::new();
+        let mut tar = Pipe { shared, full, empty, buffer, position: 0, hasher, clock, error: None };
         let expanded = layer::expand(&mut tar, folder.as_fd(), &layer::Limits::default());
         let got = tar.hasher.take().map(Hasher::finish);
-        let write = tar.clock.stop();
+        let (write, no_room) = (tar.clock.stop(), tar.error.take());
         drop(tar); // an inflater that still has something to hand over finds nobody, and ends
         // Nothing that is still to come can explain this better.
-        let explained = !matches!(expanded, Ok(_) | Err(layer::Error::Malformed { .. }));
+        let explained =
+            no_room.is_some() || !matches!(expanded, Ok(_) | Err(layer::Error::Malformed { .. }));
         if explained {
             shared.cancel();
         }
         // Where both failed, the earlier stage knows why.
         let upstream = inflate.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        if let Some(error) = no_room {
+            return Err(error);
+        }
         let (mut told, expanded) = match (upstream, expanded) {
             // Unless it was waiting for the network, and has only been told to stop.
             (Err(Some(error)), _) if !(explained && matches!(error, Error::Cancelled)) => {
@@ -232,20 +237,27 @@ fn copy_inflated(
 }
 
 /// The tar stage's end of the buffers.
-struct Pipe {
+struct Pipe<'a> {
+    shared: &'a Shared<'a>,
     full: mpsc::Receiver<Vec<u8>>,
     empty: mpsc::Sender<Vec<u8>>,
     buffer: Vec<u8>,
     position: usize,
     hasher: Option<Hasher>,
     clock: Stopwatch,
+    /// Why there is no room for more.
+    error: Option<Error>,
 }
 
-impl BufRead for Pipe {
+impl BufRead for Pipe<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.position == self.buffer.len() {
             // A sender that went away is the end; whether it came too early, it says itself.
             let next = self.clock.wait(|| self.full.recv()).unwrap_or_default();
+            if let Err(error) = self.shared.grow(next.len()) {
+                self.error = Some(error);
+                return Err(io::Error::other("see Pipe::error"));
+            }
             if let Some(hasher) = &mut self.hasher {
                 hasher.update(&next);
             }
@@ -261,7 +273,7 @@ impl BufRead for Pipe {
     }
 }
 
-impl Read for Pipe {
+impl Read for Pipe<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let n = self.fill_buf()?.read(out)?;
         self.consume(n);
