@@ -462,9 +462,11 @@ fn progress_makes_room_for_the_message() {
     registry.fail(&big(&image), 1, Fault::Cut(1000));
     registry.fail(&big(&image), 1, Fault::ShiftRange(500));
     let pull = format!("shifter pull {}", registry.name());
-    let shown = run(place.command("script", &["-qec", &pull, "/dev/null"]));
-    assert!(shown.stdout.contains(" %\x1b[K"), "no progress: {shown}");
-    assert!(shown.stdout.contains("\r\x1b[Kshifter: pull "), "one line in two: {shown}");
+    let mut script = place.command("script", &["-qec", &pull, "/dev/null"]);
+    script.env("TERM", "xterm");
+    let shown = run(script);
+    assert!(shown.stdout.contains(" %  "), "no progress: {shown}");
+    assert!(shown.stdout.contains("\x1b[Jshifter: pull "), "one line in two: {shown}");
 }
 
 #[test]

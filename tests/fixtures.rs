@@ -133,7 +133,8 @@ fn a_registry_can_want_a_password_and_speak_tls() {
     need!(root, registry, skopeo, htpasswd, openssl);
     let sandbox = Sandbox::new();
     let credentials = Some(("alice".into(), "secret".into()));
-    let registry = Registry::start_with(&sandbox, Setup { credentials, tls: true, data: None });
+    let registry =
+        Registry::start_with(&sandbox, Setup { credentials, tls: true, ..Setup::default() });
     registry.push("test/private:1", &layered().build());
     let from = format!("docker://{}/test/private:1", registry.tls_address());
     let certificates = sandbox.make_dir("certs", 0o755);

@@ -241,7 +241,10 @@ fn registry_remedy(error: &crate::registry::Error) -> String {
                 "if it speaks plain http, say plain_http = true in the [[registry]] {registry} of shifter.toml"
             ),
             Kind::NoHost => "check its name".to_owned(),
-            Kind::ProxyPassword => "check the proxy settings".to_owned(),
+            Kind::ClientCertificate => format!(
+                "name your client_cert and client_key in the [[registry]] {registry} of shifter.toml"
+            ),
+            Kind::ProxySettings => "check the proxy settings".to_owned(),
             Kind::Passing => "check its name, the network and the proxy settings".to_owned(),
             Kind::Final => String::new(),
         },

@@ -109,7 +109,7 @@ impl Images {
         // The same storage once more: registry.sh's certificate is an authority's, which rustls
         // does not take for a server's.
         let data = Some(dir.join("registry"));
-        let registry = Registry::start_with(sandbox, Setup { tls: true, data, credentials: None });
+        let registry = Registry::start_with(sandbox, Setup { tls: true, data, ..Setup::default() });
 
         let describe = |name: &&str| {
             // The user may not be able to go where BENCH_DIR is.

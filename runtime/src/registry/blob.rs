@@ -6,7 +6,7 @@ use reqwest::{
     header::{CONTENT_RANGE, HeaderValue, RANGE},
 };
 
-use super::{Error, Registry, retry::Patience, transport::Transport};
+use super::{Error, Registry, route::Route};
 use crate::{
     digest::{Digest, Hasher},
     oci::Descriptor,
@@ -16,18 +16,15 @@ use crate::{
 /// its descriptor; before that, nothing is known about them.
 #[derive(Debug)]
 pub struct Blob<'a> {
-    registry: &'a Registry,
+    route: Route<'a>,
     what: &'static str,
     descriptor: &'a Descriptor,
-    /// Who is asked: the mirror of this number, or the registry itself after the last.
-    at: usize,
-    patience: Patience<'a>,
     response: Option<Response>,
     received: u64,
     /// Bytes still to come that were received before: the server does not know Range.
     surplus: u64,
-    /// The server has refused a range, and is asked for the whole.
-    whole: bool,
+    /// Who has refused a range, and is asked for the whole.
+    no_ranges_at: Option<usize>,
     /// Bytes that came after the last one.
     excess: u64,
     hasher: Hasher,
@@ -39,17 +36,14 @@ impl<'a> Blob<'a> {
         what: &'static str,
         descriptor: &'a Descriptor,
     ) -> Blob<'a> {
-        let at = registry.next(0);
         Blob {
-            registry,
+            route: Route::new(registry),
             what,
             descriptor,
-            at,
-            patience: registry.at(at).patience(),
             response: None,
             received: 0,
             surplus: 0,
-            whole: false,
+            no_ranges_at: None,
             excess: 0,
             hasher: Hasher::new(),
         }
@@ -67,17 +61,16 @@ impl<'a> Blob<'a> {
     /// if need be.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
         while self.received < self.descriptor.size {
-            let waited = match self.read().await {
-                Ok(Some(chunk)) if chunk.is_empty() => Ok(()),
+            match self.read().await {
+                Ok(Some(chunk)) if chunk.is_empty() => {}
                 Ok(Some(chunk)) => return Ok(Some(chunk)),
                 // The body was closed early, which happens on real networks; but not once more, when
                 // the whole has been asked for after a range was refused.
-                Ok(None) if self.whole => Err(self.wrong_size(self.received)),
-                Ok(None) => self.patience.pause(self.wrong_size(self.received)).await,
-                Err(error) => self.patience.again(error).await,
-            };
-            if let Err(error) = waited {
-                self.fail_over(error)?;
+                Ok(None) if self.is_without_ranges() => {
+                    self.route.again(self.wrong_size(self.received)).await?;
+                }
+                Ok(None) => self.route.pause(self.wrong_size(self.received)).await?,
+                Err(error) => self.route.again(error).await?,
             }
         }
         let got = std::mem::take(&mut self.hasher).finish();
@@ -88,27 +81,32 @@ impl<'a> Blob<'a> {
             0 => self.wrong_digest(got),
             excess => self.wrong_size(self.received + excess),
         };
-        // Which of the mirrors that were asked it was cannot be told.
-        self.registry.mirrors[..self.registry.mirrors.len().min(self.at + 1)]
-            .iter()
-            .filter(|mirror| !mirror.is_down())
-            .for_each(|mirror| mirror.fail(&error));
+        self.route.distrust(&error);
         Err(error)
+    }
+
+    /// Reads it to its end.
+    pub(super) async fn whole(mut self) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = self.chunk().await? {
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes)
     }
 
     /// Reads what comes next, or `None` where the body ends before the blob does.
     async fn read(&mut self) -> Result<Option<Bytes>, Error> {
-        let transport = self.transport();
+        let transport = self.route.transport();
         let mut response = match self.response.take() {
             Some(response) => response,
             None => self.open().await?,
         };
-        self.patience.check_rate().map_err(|fault| transport.unreachable(fault))?;
-        let chunk = transport.chunk(&mut self.patience, &mut response).await?;
+        self.route.patience.check_rate().map_err(|fault| transport.unreachable(fault))?;
+        let chunk = transport.chunk(&mut self.route.patience, &mut response).await?;
         let Some(mut chunk) = chunk else { return Ok(None) };
         let known = self.surplus.min(chunk.len() as u64);
         self.surplus -= known;
-        self.patience.came(chunk.len(), known < chunk.len() as u64);
+        self.route.patience.came(chunk.len(), known < chunk.len() as u64);
         chunk.advance(known as usize);
         // The descriptor's size is the only one that is trusted: whatever follows is not read.
         let missing = self.descriptor.size - self.received;
@@ -124,21 +122,22 @@ impl<'a> Blob<'a> {
 
     /// Requests what is still missing, and passes over what a server without Range sends again.
     async fn open(&mut self) -> Result<Response, Error> {
-        let transport = self.transport();
+        let transport = self.route.transport();
         let path = format!("blobs/{}", self.descriptor.digest);
         let mut range = Vec::new();
-        if self.received > 0 && !self.whole {
+        if self.received > 0 && !self.is_without_ranges() {
             let from = format!("bytes={}-", self.received);
             range.push((RANGE, HeaderValue::from_str(&from).expect("a number is ASCII")));
         }
-        let answer = transport.attempt(&mut self.patience, Method::GET, &path, &range).await;
+        let answer = transport.attempt(&mut self.route.patience, Method::GET, &path, &range).await;
         let response = match answer {
             // It does not like ranges, or has less than it should.
             Err(error)
-                if error.status() == Some(StatusCode::RANGE_NOT_SATISFIABLE) && !self.whole =>
+                if error.status() == Some(StatusCode::RANGE_NOT_SATISFIABLE)
+                    && !self.is_without_ranges() =>
             {
-                self.whole = true;
-                transport.attempt(&mut self.patience, Method::GET, &path, &[]).await?
+                self.no_ranges_at = Some(self.route.at);
+                transport.attempt(&mut self.route.patience, Method::GET, &path, &[]).await?
             }
             answer => answer?,
         };
@@ -165,25 +164,13 @@ impl<'a> Blob<'a> {
         Ok(response)
     }
 
-    /// Goes on at the next mirror, or at the registry itself.
-    fn fail_over(&mut self, error: Error) -> Result<(), Error> {
-        if self.at == self.registry.mirrors.len() {
-            return Err(self.registry.after_mirrors(error));
-        }
-        self.transport().fail(&error);
-        self.at = self.registry.next(self.at + 1);
-        self.patience = self.transport().patience();
-        self.whole = false;
-        Ok(())
-    }
-
-    fn transport(&self) -> &'a Transport {
-        self.registry.at(self.at)
+    fn is_without_ranges(&self) -> bool {
+        self.no_ranges_at == Some(self.route.at)
     }
 
     fn wrong_digest(&self, got: Digest) -> Error {
         Error::Digest {
-            registry: self.transport().name().to_owned(),
+            registry: self.route.transport().name().to_owned(),
             what: self.what,
             expected: self.descriptor.digest.clone(),
             got,
@@ -192,7 +179,7 @@ impl<'a> Blob<'a> {
 
     fn wrong_size(&self, got: u64) -> Error {
         Error::Size {
-            registry: self.transport().name().to_owned(),
+            registry: self.route.transport().name().to_owned(),
             what: self.what,
             digest: self.descriptor.digest.clone(),
             expected: self.descriptor.size,

@@ -59,13 +59,13 @@ pub enum Error {
         /// The registry's host and port.
         registry: String,
         /// The other host, and port.
-        server: String,
+        server: Box<str>,
         /// The HTTP status.
         status: StatusCode,
         /// The manifest or blob.
-        what: String,
+        what: Box<str>,
         /// The server's own words, made printable.
-        message: String,
+        message: Box<str>,
         /// When it wants to be asked again.
         retry_after: Option<Duration>,
     },

@@ -26,8 +26,10 @@ pub enum Kind {
     UnknownAuthority,
     /// The other end does not speak TLS.
     NotTls,
-    /// The proxy wants a password, or another one.
-    ProxyPassword,
+    /// The registry wants to be shown a certificate, or another one.
+    ClientCertificate,
+    /// The proxy does not exist, or wants another password.
+    ProxySettings,
     /// Anything else that stays as it is: other certificate trouble, redirects in a circle.
     Final,
 }
@@ -79,17 +81,25 @@ impl From<reqwest::Error> for Fault {
         } else if error.is_redirect() || error.is_builder() {
             kind = Kind::Final;
         }
-        // What a proxy stands before is reached by the proxy, or not.
         let proxy = error.url().and_then(proxy_of);
         if is_lookup {
-            let host = proxy.clone().or_else(|| error.url().map(|url| host(url).to_owned()));
-            (kind, words) = lookup(text, &host.unwrap_or_default());
+            let url = error.url().map(authority).unwrap_or_default();
+            (kind, words) = lookup(text, host_of(proxy.as_ref().unwrap_or(&url)));
         }
-        let is_tunnels = texts.iter().any(|text| text.starts_with("tunnel error"));
-        if let Some(proxy) = proxy
-            && (matches!(kind, Kind::Passing | Kind::NoHost | Kind::ProxyPassword) || is_tunnels)
-        {
-            words = format!("proxy {proxy}: {words}");
+        if let Some(proxy) = proxy {
+            let is_tunnel = texts.iter().any(|text| text.starts_with("tunnel error"));
+            let is_plain = error.url().is_some_and(|url| url.scheme() == "http");
+            words = match kind {
+                _ if is_tunnel || is_plain && !error.is_redirect() => {
+                    format!("proxy {proxy}: {words}")
+                }
+                // Which of the two it was cannot be told.
+                Kind::Passing => format!("{words} (by proxy {proxy})"),
+                _ => words,
+            };
+            if kind == Kind::NoHost {
+                kind = Kind::ProxySettings;
+            }
         }
         Fault { kind, text: printable(&words) }
     }
@@ -116,10 +126,19 @@ fn describe(text: &str) -> (Kind, String) {
         // An authority of that name is known, but it is another one.
         ("BadSignature", Kind::UnknownAuthority, "its certificate is of an unknown authority"),
         ("certificate expired", Kind::Final, "its certificate has expired"),
+        ("certificate: Expired", Kind::Final, "its certificate has expired"),
         ("certificate not valid yet", Kind::Final, "its certificate is not valid yet"),
+        ("certificate: NotValidYet", Kind::Final, "its certificate is not valid yet"),
+        ("NotValidForName", Kind::Final, "its certificate is not for the name that was asked for"),
         ("InvalidContentType", Kind::NotTls, "it does not speak TLS"),
-        ("CertificateRequired", Kind::Final, "it wants a client certificate"),
-        ("proxy authorization required", Kind::ProxyPassword, "it wants a password"),
+        ("alert: CertificateRequired", Kind::ClientCertificate, "it wants a client certificate"),
+        // What Go's servers say for want of one, too.
+        (
+            "alert: BadCertificate",
+            Kind::ClientCertificate,
+            "it wants a client certificate, or another one",
+        ),
+        ("proxy authorization required", Kind::ProxySettings, "it wants a password"),
         ("tunnel error: unsuccessful", Kind::Passing, "it would not connect to the registry"),
         ("connection closed before message completed", Kind::Passing, "it hung up"),
         ("end of file before message length reached", Kind::Passing, "it hung up"),
@@ -149,15 +168,16 @@ fn lookup(text: &str, host: &str) -> (Kind, String) {
 
 /// The proxy on the way to a URL, without its password. reqwest asks the same code.
 pub(super) fn proxy_of(url: &Url) -> Option<String> {
-    if is_loopback(host(url)) {
+    if is_loopback(&authority(url)) {
         return None;
     }
     let proxy = Matcher::from_system().intercept(&url.as_str().parse().ok()?)?;
     Some(authority(&Url::parse(&proxy.uri().to_string()).ok()?))
 }
 
-fn host(url: &Url) -> &str {
-    url.host_str().unwrap_or_default()
+/// The host of `HOST:PORT`.
+fn host_of(authority: &str) -> &str {
+    authority.split_once(':').map_or(authority, |(host, _)| host)
 }
 
 #[cfg(test)]

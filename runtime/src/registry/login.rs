@@ -7,7 +7,6 @@ use reqwest::Method;
 use super::{
     Error,
     credentials::{FileError, Refusal, own, shown},
-    retry::Patience,
     transport::Transport,
 };
 use crate::{
@@ -72,10 +71,17 @@ async fn check(login: &Login, config: &Config) -> Result<bool, LoginError> {
     let reference: Reference = format!("{}#any", login.registry).parse().map_err(problem)?;
     let config = Config { login: Some(login.clone()), ..config.clone() };
     let transport = Transport::registry(&reference, &config);
-    let ask = async |patience: &mut Patience<'_>| {
-        transport.attempt(patience, Method::GET, "/v2/", &[]).await
+    let mut patience = transport.patience();
+    let answer = loop {
+        match transport.attempt(&mut patience, Method::GET, "/v2/", &[]).await {
+            Err(error) => match patience.again(error).await {
+                Ok(()) => {}
+                Err(error) => break Err(error),
+            },
+            answer => break answer,
+        }
     };
-    match transport.persist(ask).await {
+    match answer {
         Ok(_) => Ok(transport.was_asked()),
         Err(Error::Unauthorized { registry, refusal, .. }) => {
             Err(LoginError::Refused { registry, refusal })

@@ -6,6 +6,7 @@
 //!     │                                           from where it broke
 //!     ├─ transport   one registry or mirror: redirects, what an answer means
 //!     ├─ retry       try again, wait, or give up: the one place that decides it
+//!     ├─ route       who is asked next where there are mirrors
 //!     ├─ client      whom one trusts, where one follows to
 //!     ├─ auth        challenge → token, kept until it is refused
 //!     │   └─ challenge     what the registry asks for
@@ -30,6 +31,7 @@ mod error;
 mod fault;
 mod login;
 mod retry;
+mod route;
 mod transport;
 
 use reqwest::{
@@ -45,16 +47,13 @@ pub use self::{
     login::{LoginError, Stored, login, logout},
     retry::{History, Tell},
 };
-use self::{retry::Patience, transport::Transport};
+use self::{route::Route, transport::Transport};
 use crate::{
     config::Config,
     digest::Digest,
     oci::{Descriptor, INDEX_TYPES, MANIFEST_TYPES, MAX_DOCUMENT},
     reference::Reference,
 };
-
-/// How often a document is fetched again that came with another digest.
-const REFETCHES: u32 = 2;
 
 /// One repository in one registry.
 #[derive(Debug)]
@@ -96,14 +95,14 @@ impl Registry {
 
     /// Resolves a tag by `HEAD`, which registries do not count against their limits.
     pub async fn resolve(&self, tag: &str) -> Result<Digest, Error> {
-        let path = manifest_path(tag);
-        let head = async |transport: &Transport| {
-            let head = transport.persist(async |patience| {
-                transport.attempt(patience, Method::HEAD, &path, &[manifest_accept()]).await
-            });
-            Ok(content_digest(&head.await?))
+        let mut route = Route::new(self);
+        let response = loop {
+            match ask(&mut route, Method::HEAD, tag).await {
+                Err(error) => route.again(error).await?,
+                Ok(response) => break response,
+            }
         };
-        match self.first(head).await? {
+        match content_digest(&response) {
             Some(digest) => Ok(digest),
             None => Ok(self.manifest(tag).await?.digest),
         }
@@ -111,16 +110,13 @@ impl Registry {
 
     /// Fetches a manifest or index by tag or by digest.
     pub async fn manifest(&self, name: &str) -> Result<Fetched, Error> {
-        let path = manifest_path(name);
-        let get = async |transport: &Transport| {
-            let get = transport.persist(async |patience| {
-                let accept = [manifest_accept()];
-                let response = transport.attempt(patience, Method::GET, &path, &accept).await?;
-                read_manifest(transport, patience, name, response).await
-            });
-            get.await
-        };
-        self.refetched(async || self.first(&get).await).await
+        let mut route = Route::new(self);
+        loop {
+            match read_manifest(&mut route, name).await {
+                Err(error) => route.again(error).await?,
+                fetched => return fetched,
+            }
+        }
     }
 
     /// Fetches a small blob whole: the configuration.
@@ -129,80 +125,32 @@ impl Registry {
             let problem = format!("configuration is larger than {MAX_DOCUMENT} bytes");
             return Err(self.origin.protocol(problem));
         }
-        let get = async || {
-            let mut blob = self.blob("configuration", descriptor);
-            let mut bytes = Vec::new();
-            while let Some(chunk) = blob.chunk().await? {
-                bytes.extend_from_slice(&chunk);
+        let mut patience = self.origin.patience();
+        loop {
+            match self.blob("configuration", descriptor).whole().await {
+                Err(error @ Error::Digest { .. }) => patience.again(error).await?,
+                read => return read,
             }
-            Ok(bytes)
-        };
-        self.refetched(get).await
+        }
     }
 
     /// Starts to fetch a blob; `what` names it in errors.
     pub fn blob<'a>(&'a self, what: &'static str, descriptor: &'a Descriptor) -> Blob<'a> {
         Blob::new(self, what, descriptor)
     }
-
-    /// Fetches again what came with another digest: a cache on the way may hold a bad copy for a
-    /// moment only.
-    async fn refetched<T>(&self, fetch: impl AsyncFn() -> Result<T, Error>) -> Result<T, Error> {
-        let mut tries = 0;
-        loop {
-            match fetch().await {
-                Err(error @ Error::Digest { .. }) if tries < REFETCHES => {
-                    tries += 1;
-                    self.origin.tell(&format!("{error}; trying again"));
-                    tokio::time::sleep(retry::backoff(tries)).await;
-                }
-                fetched => return fetched,
-            }
-        }
-    }
-
-    /// Asks the mirrors in their order, and then the registry itself.
-    async fn first<T>(
-        &self,
-        ask: impl AsyncFn(&Transport) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        for mirror in self.mirrors.iter().filter(|mirror| !mirror.is_down()) {
-            match ask(mirror).await {
-                Err(error) => mirror.fail(&error),
-                answer => return answer,
-            }
-        }
-        ask(&self.origin).await.map_err(|error| self.after_mirrors(error))
-    }
-
-    /// The number of the first mirror from `from` on that is not given up; after the last one comes
-    /// the registry itself.
-    fn next(&self, from: usize) -> usize {
-        let up = self.mirrors.iter().skip(from).position(|mirror| !mirror.is_down());
-        up.map_or(self.mirrors.len(), |skipped| from + skipped)
-    }
-
-    fn at(&self, number: usize) -> &Transport {
-        self.mirrors.get(number).unwrap_or(&self.origin)
-    }
-
-    /// The registry's error with what the mirrors had failed with: where a site is cut off from the
-    /// world, that is the cause.
-    fn after_mirrors(&self, error: Error) -> Error {
-        let failures: Vec<_> = self.mirrors.iter().filter_map(Transport::failure).collect();
-        if failures.is_empty() || matches!(error, Error::Digest { .. } | Error::Size { .. }) {
-            return error;
-        }
-        Error::NoMirror { mirrors: failures.join(" and "), origin: error.into() }
-    }
 }
 
-async fn read_manifest(
-    transport: &Transport,
-    patience: &mut Patience<'_>,
-    name: &str,
-    mut response: Response,
-) -> Result<Fetched, Error> {
+/// Asks once for what describes an image.
+async fn ask(route: &mut Route<'_>, method: Method, name: &str) -> Result<Response, Error> {
+    let types = [INDEX_TYPES, MANIFEST_TYPES].concat().join(", ");
+    let types = HeaderValue::from_str(&types).expect("media types are ASCII");
+    let (transport, path) = (route.transport(), format!("manifests/{name}"));
+    transport.attempt(&mut route.patience, method, &path, &[(ACCEPT, types)]).await
+}
+
+async fn read_manifest(route: &mut Route<'_>, name: &str) -> Result<Fetched, Error> {
+    let transport = route.transport();
+    let mut response = ask(route, Method::GET, name).await?;
     let content_type = response
         .headers()
         .get(CONTENT_TYPE)
@@ -213,7 +161,7 @@ async fn read_manifest(
     }
     let promised = Digest::parse(name).ok().or_else(|| content_digest(&response));
     let mut bytes = Vec::new();
-    while let Some(chunk) = transport.chunk(patience, &mut response).await? {
+    while let Some(chunk) = transport.chunk(&mut route.patience, &mut response).await? {
         bytes.extend_from_slice(&chunk);
         if bytes.len() as u64 > MAX_DOCUMENT {
             let problem = format!("manifest is larger than {MAX_DOCUMENT} bytes");
@@ -230,15 +178,6 @@ async fn read_manifest(
         }),
         _ => Ok(Fetched { bytes, digest, content_type }),
     }
-}
-
-fn manifest_path(name: &str) -> String {
-    format!("manifests/{name}")
-}
-
-fn manifest_accept() -> (reqwest::header::HeaderName, HeaderValue) {
-    let types = [INDEX_TYPES, MANIFEST_TYPES].concat().join(", ");
-    (ACCEPT, HeaderValue::from_str(&types).expect("media types are ASCII"))
 }
 
 fn content_digest(response: &Response) -> Option<Digest> {

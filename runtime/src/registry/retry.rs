@@ -25,6 +25,8 @@ pub type Tell = Arc<dyn Fn(&str) + Send + Sync>;
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// The longest wait that nobody asked for.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// How often a document is fetched again that came with another digest.
+const REFETCHES: u32 = 2;
 /// Tries at a mirror: there is somebody else to ask.
 const TRIES_AT_MIRROR: u32 = 2;
 
@@ -65,10 +67,11 @@ impl Line {
             longest_hold,
             failed: 0,
             troubles: Vec::new(),
+            refetched: 0,
             since: Instant::now(),
             spent: Duration::ZERO,
-            window: Duration::ZERO,
-            bytes: 0,
+            before: Duration::ZERO,
+            is_moving: false,
         }
     }
 
@@ -94,13 +97,16 @@ pub(super) struct Patience<'a> {
     /// Failures since the last progress, and which.
     failed: u32,
     troubles: Vec<(String, u32)>,
+    /// Documents that came with another digest.
+    refetched: u32,
     since: Instant,
-    /// Time waited since bytes last came at the minimum rate. Time in which the caller did
-    /// something else, or the host wanted to be left alone, is nobody's fault.
+    /// Time waited, less what the bytes that came would have taken at the minimum rate. Time in
+    /// which the caller did something else, or the host wanted to be left alone, is nobody's fault.
     spent: Duration,
-    /// The same in this try, and the bytes of it.
-    window: Duration,
-    bytes: u64,
+    /// Of that, what was spent before this try.
+    before: Duration,
+    /// Whether bytes have come in this try.
+    is_moving: bool,
 }
 
 impl Patience<'_> {
@@ -118,45 +124,56 @@ impl Patience<'_> {
         &mut self,
         answer: impl Future<Output = reqwest::Result<T>>,
     ) -> Result<T, Fault> {
-        let limit = self.line.limits.idle().min(self.budget.saturating_sub(self.spent));
+        let (idle, left) = (self.line.limits.idle(), self.budget.saturating_sub(self.spent));
+        let limit = idle.min(left);
         let started = Instant::now();
         let answer = timeout(limit, answer).await;
         self.spent += started.elapsed();
-        self.window += started.elapsed();
         match answer {
             Ok(answer) => answer.map_err(Fault::from),
+            Err(_) if self.is_moving && left < idle => Err(Fault::slow(self.line.limits.min_rate)),
             Err(_) => Err(Fault::silence()),
         }
     }
 
-    /// Notes bytes that came, at whatever rate. Only those that are `new` are progress; others are
-    /// at least a sign of life.
+    /// Notes bytes that came. Only those that are `new` are progress; others are at least a sign of
+    /// life.
     pub(super) fn came(&mut self, bytes: usize, new: bool) {
-        self.bytes += bytes as u64;
-        if (self.bytes as f64) < self.line.limits.min_rate as f64 * self.window.as_secs_f64() {
-            return;
-        }
-        self.start_window();
-        self.spent = Duration::ZERO;
-        if new && bytes > 0 {
+        self.spent = match self.line.limits.min_rate {
+            0 => Duration::ZERO,
+            rate => self.spent.saturating_sub(Duration::from_secs_f64(bytes as f64 / rate as f64)),
+        };
+        self.before = self.before.min(self.spent);
+        self.is_moving = true;
+        if new {
             self.failed = 0;
-            self.troubles.clear();
-            self.since = Instant::now();
+            if self.spent.is_zero() {
+                self.troubles.clear();
+                self.since = Instant::now();
+            }
         }
     }
 
     /// Fails where bytes come too slowly for too long (SECURITY R25).
     pub(super) fn check_rate(&self) -> Result<(), Fault> {
-        // What comes at the minimum rate begins a new window again and again.
-        match self.line.limits.min_rate {
-            rate if rate > 0 && self.window >= self.line.limits.window() => Err(Fault::slow(rate)),
-            _ => Ok(()),
+        let limits = &self.line.limits;
+        match limits.min_rate > 0 && self.spent - self.before >= limits.window() {
+            true => Err(Fault::slow(limits.min_rate)),
+            false => Ok(()),
         }
     }
 
     /// Waits before the next try; or returns the error, if no try can help or enough were made.
     pub(super) async fn again(&mut self, error: Error) -> Result<(), Error> {
-        match error.is_passing() {
+        let is_passing = match error {
+            // A cache on the way may have a bad copy for a moment.
+            Error::Digest { .. } => {
+                self.refetched += 1;
+                self.refetched <= REFETCHES
+            }
+            _ => error.is_passing(),
+        };
+        match is_passing {
             true => self.pause(error).await,
             false => Err(error),
         }
@@ -170,7 +187,6 @@ impl Patience<'_> {
             Some((_, times)) => *times += 1,
             None => self.troubles.push((brief, 1)),
         }
-        self.start_window();
         let asked = error.retry_after();
         let wait = backoff(self.failed);
         let cost = if asked.is_some() { Duration::ZERO } else { wait };
@@ -195,20 +211,17 @@ impl Patience<'_> {
                 sleep(wait).await;
             }
         }
+        (self.before, self.is_moving) = (self.spent, false);
         Ok(())
     }
 
-    fn start_window(&mut self) {
-        self.window = Duration::ZERO;
-        self.bytes = 0;
-    }
-
     fn give_up(&mut self, last: Error) -> Error {
-        if self.failed < 2 {
+        let tries = self.troubles.iter().map(|(_, times)| times).sum();
+        if tries == 1 {
             return last;
         }
         let history = History {
-            tries: self.failed,
+            tries,
             time: self.since.elapsed(),
             troubles: std::mem::take(&mut self.troubles),
         };
@@ -248,7 +261,7 @@ impl fmt::Display for History {
 
 /// Doubles with each failure, and spreads by a half to both sides: many nodes start at the same
 /// moment.
-pub(super) fn backoff(failed: u32) -> Duration {
+fn backoff(failed: u32) -> Duration {
     let wait = FIRST_WAIT * 2u32.pow(failed.clamp(1, 10) - 1);
     wait.min(LONGEST_WAIT).mul_f64(0.5 + chance())
 }
@@ -299,21 +312,20 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_come_too_slowly_are_no_progress() {
+    fn bytes_are_worth_the_time_that_they_take_at_the_minimum_rate() {
         let network = Network { min_rate: 1000, min_rate_window: 60, ..Network::default() };
         let line = Line::new("registry r".into(), &network, false);
         let mut patience = line.patience();
-        patience.failed = 3;
-        (patience.spent, patience.window) = (Duration::from_secs(30), Duration::from_secs(30));
-        patience.came(20_000, true);
-        assert_eq!((patience.failed, patience.spent.as_secs()), (3, 30));
-        assert!(patience.check_rate().is_ok(), "the window is not over");
+        (patience.failed, patience.spent) = (3, Duration::from_secs(59));
         patience.came(20_000, false);
-        assert_eq!((patience.failed, patience.spent.as_secs()), (3, 0), "what is known is no news");
-        patience.came(1, true);
-        assert_eq!((patience.failed, patience.window.as_secs()), (0, 0));
-        patience.window = Duration::from_secs(60);
-        patience.came(59_999, true);
+        assert_eq!((patience.failed, patience.spent.as_secs()), (3, 39), "no news is no progress");
+        patience.came(20_000, true);
+        assert_eq!((patience.failed, patience.spent.as_secs()), (0, 19));
+        patience.came(1 << 20, true);
+        assert!(patience.spent.is_zero() && patience.check_rate().is_ok());
+        // A burst now and then does not help whoever trickles.
+        patience.spent = Duration::from_secs(61);
+        patience.came(999, true);
         assert!(patience.check_rate().is_err());
     }
 }

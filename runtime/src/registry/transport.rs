@@ -129,14 +129,10 @@ impl Transport {
         self.line.tell = tell;
     }
 
-    pub(super) fn tell(&self, text: &str) {
-        (self.line.tell)(text);
-    }
-
     /// Notes that a mirror has failed. What it does not have says nothing about the rest.
     pub(super) fn fail(&self, error: &Error) {
         let what = error.brief_of(&self.line.host);
-        self.tell(&format!("{what}; asking the next"));
+        (self.line.tell)(&format!("{what}; asking the next"));
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(what);
         if error.status() != Some(StatusCode::NOT_FOUND) {
             self.down.store(true, Ordering::Relaxed);
@@ -150,20 +146,6 @@ impl Transport {
     /// What a mirror failed with last.
     pub(super) fn failure(&self) -> Option<String> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Asks until there is an answer, or no more hope for one.
-    pub(super) async fn persist<'a, T>(
-        &'a self,
-        mut ask: impl AsyncFnMut(&mut Patience<'a>) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let mut patience = self.patience();
-        loop {
-            match ask(&mut patience).await {
-                Err(error) => patience.again(error).await?,
-                answer => return answer,
-            }
-        }
     }
 
     /// Sends a request once. `path` is below the repository.
@@ -337,7 +319,14 @@ impl Transport {
             }
             _ => {
                 let message = own_words(response).await;
-                Error::Elsewhere { registry, server, status, what, message, retry_after }
+                Error::Elsewhere {
+                    registry,
+                    server: server.into(),
+                    status,
+                    what: what.into(),
+                    message: message.into(),
+                    retry_after,
+                }
             }
         }
     }

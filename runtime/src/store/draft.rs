@@ -175,6 +175,11 @@ fn is_alive(pid: Pid) -> bool {
     kill(pid, None) != Err(Errno::ESRCH)
 }
 
+/// Whether a process of this node has left a draft of this name and size that nobody will adopt.
+pub(super) fn is_litter(name: &str, size: u64) -> bool {
+    size < MIN_LEFT && writer(name).is_some_and(|pid| !is_alive(pid))
+}
+
 /// Whether a process of this node may still be writing the draft of this name.
 pub(super) fn is_being_written(name: &str) -> bool {
     writer(name).is_some_and(is_alive)

@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Blobs, Draft, Error, Room, blobs::sync_dir};
+use super::{Blobs, Draft, Error, Room, blobs::sync_dir, draft::is_litter};
 use crate::{digest::Digest, oci::Descriptor, reference::Reference};
 
 /// The key of a name in index.json (annotations.md). The name is the whole canonical reference,
@@ -180,13 +180,16 @@ impl Store {
         sync_dir(&self.root)
     }
 
-    /// Removes what dead processes left in `partial/`. Best effort: nothing depends on it.
+    /// Removes what dead processes left in `partial/` and nobody will use. Best effort: nothing
+    /// depends on it.
     fn sweep(&self) {
         let Ok(entries) = fs::read_dir(self.root.join("partial")) else { return };
         for entry in entries.flatten() {
-            let age = entry.metadata().and_then(|m| m.modified()).ok();
-            let age = age.and_then(|at| SystemTime::now().duration_since(at).ok());
-            if age.is_some_and(|age| age > STALE) {
+            let Ok(metadata) = entry.metadata() else { continue };
+            let age =
+                metadata.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
+            let is_litter = is_litter(&entry.file_name().to_string_lossy(), metadata.len());
+            if is_litter || age.is_some_and(|age| age > STALE) {
                 let _ = fs::remove_file(entry.path());
             }
         }
