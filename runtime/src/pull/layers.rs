@@ -2,9 +2,10 @@
 
 use std::{
     collections::HashMap,
+    ops::Range,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
     thread::{self, Scope},
@@ -31,6 +32,9 @@ const MAX_CONNECTIONS: usize = 8;
 /// Layers that are read at once on a node of many cores. Each has its buffers, and more would not
 /// be faster: the biggest layer takes as long as it takes.
 const MAX_LAYERS: usize = 16;
+/// Layers of at most so many compressed bytes take less time to read than to ask for: they are read
+/// beside the others, several at once.
+const SMALL: u64 = 256 << 10;
 /// Memory that a pull leaves free, in bytes, and how many it writes before it looks again.
 const RESERVE: u64 = 128 << 20;
 const LOOK_EVERY: u64 = 32 << 20;
@@ -53,7 +57,7 @@ impl Pull<'_> {
         let mut merge = stage.map(|stage| Merge::new(stage, documents)).transpose()?;
         let mut summary = Summary::default();
         let node = self.node.as_ref().filter(|_| stage.is_some());
-        let shared = Shared::new(node, self.remote.troubles.clone());
+        let shared = Shared::new(jobs.len(), node, self.remote.troubles.clone());
         thread::scope(|scope| {
             let mut team = Team::start(scope, &jobs, &shared);
             let result = team.collect(caught, &mut |finished| {
@@ -157,19 +161,28 @@ impl<'scope, 'env, 'a> Team<'scope, 'env, 'a> {
         for _ in 0..jobs.len().min(cores().clamp(2, MAX_LAYERS)) {
             team.add();
         }
+        let small = jobs.iter().filter(|job| job.layer.size <= SMALL).count();
+        for _ in team.workers..MAX_CONNECTIONS.min(small) {
+            team.work(true);
+        }
         team
     }
 
     fn add(&mut self) {
+        self.work(false);
+        self.workers += 1;
+    }
+
+    /// Begins a thread that reads one layer after the other.
+    fn work(&self, only_small: bool) {
         let (done, jobs, shared) = (self.done.clone(), self.jobs, self.shared);
         self.scope.spawn(move || {
-            while let Some(job) = shared.next(jobs) {
+            while let Some(job) = shared.next(jobs, only_small) {
                 if done.send(stream::run(job, shared)).is_err() {
                     break;
                 }
             }
         });
-        self.workers += 1;
     }
 
     /// Passes on the layers as they are done, and ends with the first thing that goes wrong. `pass`
@@ -270,30 +283,38 @@ pub(super) struct Shared<'a> {
     pub(super) epoch: Instant,
     /// What is to be told.
     pub(super) troubles: Troubles,
-    next: AtomicUsize,
+    /// The jobs that nobody has taken yet.
+    left: Mutex<Range<usize>>,
     cancelled: AtomicBool,
     /// Downloads that would otherwise wait for a silent network before they notice.
     downloads: Mutex<Vec<tokio::task::AbortHandle>>,
 }
 
 impl<'a> Shared<'a> {
-    fn new(node: Option<&'a Node>, troubles: Troubles) -> Shared<'a> {
+    fn new(jobs: usize, node: Option<&'a Node>, troubles: Troubles) -> Shared<'a> {
         Shared {
             node,
             grown: AtomicU64::new(0),
             troubles,
             epoch: Instant::now(),
-            next: AtomicUsize::new(0),
+            left: Mutex::new(0..jobs),
             cancelled: AtomicBool::new(false),
             downloads: Mutex::default(),
         }
     }
 
-    fn next<'b, 'c>(&self, jobs: &'b [Job<'c>]) -> Option<&'b Job<'c>> {
+    /// The next layer: the biggest that is left, or the smallest, if that is a small one.
+    fn next<'b, 'c>(&self, jobs: &'b [Job<'c>], only_small: bool) -> Option<&'b Job<'c>> {
         if self.is_cancelled() {
             return None;
         }
-        jobs.get(self.next.fetch_add(1, Ordering::Relaxed))
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        if !only_small {
+            return left.next().map(|number| &jobs[number]);
+        }
+        let last = &jobs[left.clone().next_back()?];
+        let is_small = last.layer.size <= SMALL;
+        is_small.then(|| left.next_back()).flatten().map(|number| &jobs[number])
     }
 
     /// Whether the rest is not worth it any more.
