@@ -96,7 +96,7 @@ mod tests {
     fn a_bar_shows_its_share() {
         let digest = Digest::of(b"");
         let lines = lines(&flights(&digest, 1), TOTAL, 60, 24);
-        assert_eq!(lines[0], "e3b0c44298fc  [=====               ]  25 B of 100 B");
+        assert_eq!(lines[0], "e3b0c44298fc  [=====                ]  25 B of 100 B");
         assert_eq!(lines[1], " 52 %  3.1 GB of 5.9 GB  210 MB/s  13 s left");
     }
 
