@@ -5,7 +5,7 @@ use std::{
     ops::Range,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
         mpsc,
     },
     thread::{self, Scope},
@@ -35,9 +35,11 @@ const MAX_LAYERS: usize = 16;
 /// Layers of at most so many compressed bytes take less time to read than to ask for: they are read
 /// beside the others, several at once.
 const SMALL: u64 = 256 << 10;
-/// Memory that a pull leaves free, in bytes, and how many it writes before it looks again.
-const RESERVE: u64 = 128 << 20;
-const LOOK_EVERY: u64 = 32 << 20;
+/// Memory that a pull leaves free, in bytes.
+const RESERVE: u64 = 64 << 20;
+/// How many bytes it writes at least and at most before it looks at its memory again.
+const MIN_UNWATCHED: u64 = 8 << 20;
+const MAX_UNWATCHED: u64 = 256 << 20;
 /// So many ticks in a row all layers wait for the network before another one is begun.
 const HUNGRY_TICKS: u32 = 3;
 
@@ -277,8 +279,8 @@ impl<'a> Merge<'a> {
 pub(super) struct Shared<'a> {
     /// Where a tree grows, if one does.
     node: Option<&'a Node>,
-    /// Bytes that have come for it.
-    grown: AtomicU64,
+    /// Bytes that may be written to it before its memory is looked at.
+    unwatched: Mutex<u64>,
     /// When the layers began.
     pub(super) epoch: Instant,
     /// What is to be told.
@@ -294,7 +296,7 @@ impl<'a> Shared<'a> {
     fn new(jobs: usize, node: Option<&'a Node>, troubles: Troubles) -> Shared<'a> {
         Shared {
             node,
-            grown: AtomicU64::new(0),
+            unwatched: Mutex::new(0),
             troubles,
             epoch: Instant::now(),
             left: Mutex::new(0..jobs),
@@ -324,17 +326,23 @@ impl<'a> Shared<'a> {
 
     /// Takes note of bytes that are about to be written to the tree, and stops in time: a process
     /// that takes more memory than its job has is killed without a word, and the job with it.
+    ///
+    /// All writers wait while one looks: reading a control group's account may take milliseconds,
+    /// in which the others would write all that is left.
     pub(super) fn grow(&self, bytes: usize) -> Result<(), Error> {
         let Some(node) = self.node else { return Ok(()) };
-        let before = self.grown.fetch_add(bytes as u64, Ordering::Relaxed);
-        if before / LOOK_EVERY == (before + bytes as u64) / LOOK_EVERY {
+        let mut unwatched = self.unwatched.lock().unwrap_or_else(PoisonError::into_inner);
+        *unwatched = unwatched.saturating_sub(bytes as u64);
+        if *unwatched > 0 {
             return Ok(());
         }
         let room = node.room()?;
-        match room.limit {
-            Limit::Job(_) | Limit::Node(_) if room.free < RESERVE => Err(Error::Full),
-            _ => Ok(()),
+        if room.limit != Limit::FileSystem && room.free < RESERVE {
+            return Err(Error::Full);
         }
+        // Others write, too: the less is left, the sooner it is looked at again.
+        *unwatched = (room.free.saturating_sub(RESERVE) / 4).clamp(MIN_UNWATCHED, MAX_UNWATCHED);
+        Ok(())
     }
 
     /// Notes a download, to be ended with the others.
