@@ -319,7 +319,12 @@ fn redirects_that_lead_nowhere_are_said() {
     for (name, target, cause) in [
         ("loop", "http://{registry}{path}", "more than 5 redirects"),
         ("nowhere", "", "redirect"),
-        ("refused", "http://127.0.0.1:1/{path}", "connection refused"),
+        (
+            "refused",
+            "http://127.0.0.1:1/{path}",
+            "127.0.0.1:1, to which it redirects: connection refused",
+        ),
+        ("file", "file:///etc/passwd", "no place that can be followed"),
     ] {
         let place = hasty(&format!("redirect-{name}"));
         let registry = Faulty::serve(&image());

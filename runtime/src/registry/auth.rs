@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use reqwest::{RequestBuilder, Response, Url, header::CONTENT_TYPE};
+use reqwest::{Client, RequestBuilder, Response, Url, header::CONTENT_TYPE};
 use serde::Deserialize;
 
 use super::{
@@ -161,9 +161,9 @@ impl Auth {
                     .append_pair("client_id", "shifter")
                     .extend_pairs(question)
                     .append_pair("refresh_token", token);
-                // A redirect would take the body, and the token in it, to anywhere (R24).
                 transport
-                    .direct_client(&url)?
+                    .client(&url)
+                    .await?
                     .post(url.clone())
                     .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
                     .body(form.query().unwrap_or_default().to_owned())
@@ -180,7 +180,7 @@ impl Auth {
         };
         loop {
             let request = request.try_clone().expect("the body is in memory");
-            match self.ask(request, patience, &url).await {
+            match self.ask(transport, patience, request, &url, secret).await {
                 Err(error) => patience.again(error).await?,
                 token => return token,
             }
@@ -190,13 +190,25 @@ impl Auth {
     /// Asks for a token once. A token server may have trouble of its own, which is no refusal.
     async fn ask(
         &self,
-        request: RequestBuilder,
+        transport: &Transport,
         patience: &mut Patience<'_>,
+        request: RequestBuilder,
         url: &Url,
+        secret: Option<&Secret>,
     ) -> Result<String, Error> {
         let server = authority(url);
         let unreachable = |fault: Fault| Error::Unreachable { registry: server.clone(), fault };
         let mut response = patience.wait(request.send()).await.map_err(unreachable)?;
+        // A redirect would take the body, and the token in it, to anywhere (R24).
+        if !matches!(secret, Some(Secret::IdentityToken(_))) {
+            let again = |http: &Client, to: Url| match secret {
+                Some(Secret::Password(login)) if to.origin() == url.origin() => {
+                    http.get(to).basic_auth(&login.user, Some(&login.password))
+                }
+                _ => http.get(to),
+            };
+            response = transport.follow(patience, response, again).await?;
+        }
         let status = response.status();
         if is_transient(status) {
             return Err(Error::Status {

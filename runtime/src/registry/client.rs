@@ -1,4 +1,4 @@
-//! HTTP clients: whom they trust, who they say they are, and where they follow to.
+//! HTTP clients: whom they trust, and who they say they are. They follow no redirects by themselves.
 
 use std::{fmt, fs, net::IpAddr, path::Path, time::Duration};
 
@@ -14,11 +14,7 @@ use crate::config;
 /// Speaks http only, and so has no use for the system's certificates: reading them takes longer
 /// than asking a registry on this machine for a digest.
 pub(super) fn plain(registry: &str, connect: Duration) -> Result<Client, Error> {
-    let stop_at_tls = redirect::Policy::custom(|attempt| match attempt.url().scheme() {
-        "https" => attempt.stop(),
-        _ => follow(attempt),
-    });
-    build(registry, client(registry, connect).tls_certs_only([]).redirect(stop_at_tls))
+    build(registry, client(registry, connect).tls_certs_only([]))
 }
 
 /// Speaks TLS, as the site's file says.
@@ -27,29 +23,6 @@ pub(super) fn tls(
     connect: Duration,
     settings: Option<&config::Registry>,
 ) -> Result<Client, Error> {
-    let builder = tls_builder(registry, connect, settings)?;
-    build(registry, builder.redirect(redirect::Policy::custom(follow)))
-}
-
-/// Follows no redirects.
-pub(super) fn direct(
-    registry: &str,
-    connect: Duration,
-    scheme: &str,
-    settings: Option<&config::Registry>,
-) -> Result<Client, Error> {
-    let builder = match scheme {
-        "https" => tls_builder(registry, connect, settings)?,
-        _ => client(registry, connect).tls_certs_only([]),
-    };
-    build(registry, builder.redirect(redirect::Policy::none()))
-}
-
-fn tls_builder(
-    registry: &str,
-    connect: Duration,
-    settings: Option<&config::Registry>,
-) -> Result<ClientBuilder, Error> {
     let mut builder = client(registry, connect);
     let problem = |key: &str, path: &Path, error: &dyn fmt::Display| Error::Protocol {
         registry: registry.to_owned(),
@@ -68,7 +41,7 @@ fn tls_builder(
             .map_err(|_| problem("client_cert", certificate, &"no certificate and key in PEM"))?;
         builder = builder.identity(identity);
     }
-    Ok(builder)
+    build(registry, builder)
 }
 
 fn client(registry: &str, connect: Duration) -> ClientBuilder {
@@ -78,7 +51,7 @@ fn client(registry: &str, connect: Duration) -> ClientBuilder {
         .user_agent(concat!("shifter/", env!("CARGO_PKG_VERSION")))
         .default_headers(headers)
         .http1_only()
-        .referer(false)
+        .redirect(redirect::Policy::none())
         .connect_timeout(connect);
     if is_loopback(registry) { builder.no_proxy() } else { builder }
 }
@@ -88,20 +61,6 @@ fn build(registry: &str, builder: ClientBuilder) -> Result<Client, Error> {
         registry: registry.to_owned(),
         problem: Fault::from(error).to_string(),
     })
-}
-
-/// Follows redirects to object stores, but never from TLS to plain text (SECURITY R24). reqwest
-/// drops the credentials wherever host or port change.
-fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
-    let downgraded = attempt.url().scheme() != "https"
-        && attempt.previous().iter().any(|url| url.scheme() == "https");
-    if attempt.previous().len() > 5 {
-        attempt.error("more than 5 redirects")
-    } else if downgraded {
-        attempt.error("redirected from https to http")
-    } else {
-        attempt.follow()
-    }
 }
 
 /// As in docker, a registry on this machine may speak plain http without being configured.

@@ -30,7 +30,7 @@ pub enum Kind {
     ClientCertificate,
     /// The proxy does not exist, or wants another password.
     ProxySettings,
-    /// Anything else that stays as it is: other certificate trouble, redirects in a circle.
+    /// Anything else that stays as it is: other certificate trouble.
     Final,
 }
 
@@ -78,7 +78,7 @@ impl From<reqwest::Error> for Fault {
         let (mut kind, mut words) = describe(text);
         if error.is_timeout() {
             words = "no answer in time".to_owned();
-        } else if error.is_redirect() || error.is_builder() {
+        } else if error.is_builder() {
             kind = Kind::Final;
         }
         let proxy = error.url().and_then(proxy_of);
@@ -90,7 +90,7 @@ impl From<reqwest::Error> for Fault {
             let is_tunnel = texts.iter().any(|text| text.starts_with("tunnel error"));
             let is_plain = error.url().is_some_and(|url| url.scheme() == "http");
             words = match kind {
-                _ if is_tunnel || is_plain && !error.is_redirect() => {
+                _ if is_tunnel || is_plain => {
                     format!("proxy {proxy}: {words}")
                 }
                 // Which of the two it was cannot be told.

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use reqwest::{
-    Client, Method, Response, StatusCode, Url,
+    Client, Method, RequestBuilder, Response, StatusCode, Url,
     header::{HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER},
 };
 use tokio::sync::OnceCell;
@@ -29,6 +29,8 @@ use crate::{
     report::printable,
 };
 
+/// How many redirects are followed, one after the other.
+const MAX_REDIRECTS: usize = 5;
 /// Largest error body that is looked at, in bytes.
 const MAX_ERROR_BODY: usize = 64 << 10;
 /// How long an error's own words are waited for.
@@ -161,13 +163,16 @@ impl Transport {
         let url = base.join(path).map_err(|e| self.protocol(format!("not a path: {e}")))?;
         let mut challenged = false;
         loop {
-            let request = with(http.request(method.clone(), url.clone()), headers);
-            let (request, proof) = auth.apply(request);
+            let ask = |http: &Client, url: Url| with(http.request(method.clone(), url), headers);
+            let (request, proof) = auth.apply(ask(http, url.clone()));
             let answer = patience.wait(request.send()).await;
-            let mut response = answer.map_err(|fault| self.unreachable(fault))?;
-            if response.status().is_redirection() {
-                response = self.follow_to_tls(patience, &response, &method, headers).await?;
-            }
+            let response = answer.map_err(|fault| self.unreachable(fault))?;
+            let again = |http: &Client, url: Url| match url.origin() == base.origin() {
+                true => auth.apply(ask(http, url)).0,
+                // Credentials are the registry's (SECURITY R24).
+                false => ask(http, url),
+            };
+            let response = self.follow(patience, response, again).await?;
             if response.status().is_success() {
                 return Ok(response);
             }
@@ -230,24 +235,31 @@ impl Transport {
         Ok(false)
     }
 
-    /// Goes where a plain registry points to and only TLS is spoken; without credentials, which are
-    /// the registry's (SECURITY R24).
-    async fn follow_to_tls(
+    /// Follows an answer's redirects, to object stores mostly, with requests that `ask` makes; but
+    /// never from TLS to plain text (SECURITY R24).
+    pub(super) async fn follow(
         &self,
         patience: &mut Patience<'_>,
-        response: &Response,
-        method: &Method,
-        headers: &[(HeaderName, HeaderValue)],
+        mut response: Response,
+        ask: impl Fn(&Client, Url) -> RequestBuilder,
     ) -> Result<Response, Error> {
-        let target = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-        let url = target.and_then(|target| response.url().join(target).ok());
-        let url = url
-            .filter(|url| url.scheme() == "https")
-            .ok_or_else(|| self.protocol("redirected to no place that can be followed".into()))?;
-        let server = authority(&url);
-        let request = with(self.client(&url).await?.request(method.clone(), url), headers);
-        let answer = patience.wait(request.send()).await;
-        answer.map_err(|fault| self.unreachable(fault.at(&server)))
+        for _ in 0..=MAX_REDIRECTS {
+            if !response.status().is_redirection() {
+                return Ok(response);
+            }
+            let target = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+            let url = target.and_then(|target| response.url().join(target).ok());
+            let url =
+                url.filter(|url| matches!(url.scheme(), "http" | "https")).ok_or_else(|| {
+                    self.protocol("redirects to no place that can be followed".into())
+                })?;
+            if url.scheme() == "http" && response.url().scheme() == "https" {
+                return Err(self.protocol("redirects from https to http".to_owned()));
+            }
+            let answer = patience.wait(ask(self.client(&url).await?, url.clone()).send()).await;
+            response = answer.map_err(|fault| self.unreachable_at(&url, fault))?;
+        }
+        Err(self.protocol(format!("more than {MAX_REDIRECTS} redirects")))
     }
 
     /// The client that can speak to `url`. Only an opened transport has one.
@@ -261,12 +273,6 @@ impl Transport {
         self.secure.get_or_try_init(make).await
     }
 
-    /// A client for `url` that follows no redirects.
-    pub(super) fn direct_client(&self, url: &Url) -> Result<Client, Error> {
-        let connect = self.line.limits.connect();
-        client::direct(&self.registry, connect, url.scheme(), self.settings.as_ref())
-    }
-
     /// Whether the registry has asked who is there.
     pub(super) fn was_asked(&self) -> bool {
         self.opened.get().is_some_and(|opened| opened.auth.was_asked())
@@ -278,7 +284,14 @@ impl Transport {
         patience: &mut Patience<'_>,
         response: &mut Response,
     ) -> Result<Option<Bytes>, Error> {
-        patience.wait(response.chunk()).await.map_err(|fault| self.unreachable(fault))
+        let answer = patience.wait(response.chunk()).await;
+        answer.map_err(|fault| self.unreachable_at(response.url(), fault))
+    }
+
+    /// Names another host as the place of the fault, where it is one.
+    fn unreachable_at(&self, url: &Url, fault: Fault) -> Error {
+        let is_own = self.opened.get().is_none_or(|opened| opened.base.origin() == url.origin());
+        self.unreachable(if is_own { fault } else { fault.at(&authority(url)) })
     }
 
     pub(super) fn unreachable(&self, fault: Fault) -> Error {
@@ -332,10 +345,7 @@ impl Transport {
     }
 }
 
-fn with(
-    request: reqwest::RequestBuilder,
-    headers: &[(HeaderName, HeaderValue)],
-) -> reqwest::RequestBuilder {
+fn with(request: RequestBuilder, headers: &[(HeaderName, HeaderValue)]) -> RequestBuilder {
     headers.iter().fold(request, |request, (name, value)| request.header(name, value))
 }
 
