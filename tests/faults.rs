@@ -13,10 +13,11 @@ use std::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use fixtures::{
     Fault, Faulty, Outcome, Place, Registry, Sandbox, Setup, eventually,
-    image::{self, Built, Compression, Image, Layer},
+    image::{self, Compression, Image, Layer},
     need,
     place::{assert_says, list},
     run,
+    sample::{assert_arrived, big, image},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -32,33 +33,6 @@ fn place(name: &str) -> Place {
 /// A place whose user gives up soon.
 fn hasty(name: &str) -> Place {
     place(name).with_config("[network]\ntries = 3\n")
-}
-
-/// 256 KiB that do not compress.
-fn noise() -> Vec<u8> {
-    (0..1u32 << 16).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect()
-}
-
-/// A big layer and a small one.
-fn image() -> Built {
-    Image::new()
-        .layer(Layer::new().dir("etc", 0o755).file("etc/noise", 0o644, noise()))
-        .layer_as(Layer::new().file("etc/version", 0o644, "1"), Compression::Zstd)
-        .build()
-}
-
-/// The path of the big layer.
-fn big(image: &Built) -> String {
-    format!("blobs/{}", image.blobs()[0].digest())
-}
-
-#[track_caller]
-fn assert_arrived(place: &Place, outcome: Outcome) {
-    outcome.success();
-    assert_eq!(place.read("etc/version"), "1");
-    let arrived = fs::read(place.rootfs().join("etc/noise")).expect("the big layer's file");
-    assert!(arrived == noise(), "other content arrived");
-    place.assert_nothing_partial();
 }
 
 /// Credentials for a registry, as a user's login leaves them.

@@ -2,15 +2,15 @@
 //! given up, and what is said then.
 
 use std::{
-    fs,
     sync::{Arc, LazyLock, Mutex},
     time::{Duration, SystemTime},
 };
 
 use fixtures::{
-    Fault, Faulty, Outcome, Place, Sandbox, eventually,
-    image::{Built, Compression, Image, Layer},
+    Fault, Faulty, Place, Sandbox, eventually,
+    image::{Built, Image, Layer},
     place::assert_says,
+    sample::{assert_arrived, big, image},
 };
 use runtime::{
     Config, Digest, Reference,
@@ -27,33 +27,6 @@ const HASTY: &str = "[network]\ntries = 3\ngive_up_after = 6\nidle_timeout = 1\n
 
 fn hasty(name: &str) -> Place {
     Place::new(&SANDBOX, name).with_config(HASTY)
-}
-
-/// 256 KiB that do not compress.
-fn noise() -> Vec<u8> {
-    (0..1u32 << 16).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect()
-}
-
-/// A big layer and a small one.
-fn image() -> Built {
-    Image::new()
-        .layer(Layer::new().dir("etc", 0o755).file("etc/noise", 0o644, noise()))
-        .layer_as(Layer::new().file("etc/version", 0o644, "1"), Compression::Zstd)
-        .build()
-}
-
-/// The path of the big layer.
-fn big(image: &Built) -> String {
-    format!("blobs/{}", image.blobs()[0].digest())
-}
-
-#[track_caller]
-fn assert_arrived(place: &Place, outcome: Outcome) {
-    outcome.success();
-    assert_eq!(place.read("etc/version"), "1");
-    let arrived = fs::read(place.rootfs().join("etc/noise")).expect("the big layer's file");
-    assert!(arrived == noise(), "other content arrived");
-    place.assert_nothing_partial();
 }
 
 /// The ranges that were asked for of the big layer.
