@@ -18,7 +18,10 @@ use nix::{
         },
         time::TimeSpec,
     },
-    unistd::{UnlinkatFlags, close, linkat, mkfifoat, symlinkat, unlinkat, write},
+    unistd::{
+        UnlinkatFlags, Whence, close, ftruncate, linkat, lseek, mkfifoat, symlinkat, unlinkat,
+        write,
+    },
 };
 
 use super::{
@@ -71,7 +74,7 @@ pub fn expand(
     staging: BorrowedFd<'_>,
     limits: &Limits,
 ) -> Result<Expanded, Error> {
-    let mut reader = Reader::new(stream);
+    let mut reader = Reader::new(stream, limits);
     let mut writer = Writer::new(staging, *limits)?;
     while let Some(entry) = reader.next()? {
         writer.take(&entry, &mut reader)?;
@@ -169,9 +172,6 @@ impl<'a> Writer<'a> {
         }
         match entry.kind {
             Kind::Device | Kind::Other => return self.count(entry, |summary| summary.skipped += 1),
-            Kind::Sparse => {
-                return Err(refused(&entry.name, "sparse entries are not supported"));
-            }
             _ => {}
         }
         if base.is_empty() {
@@ -205,10 +205,6 @@ impl<'a> Writer<'a> {
 
     fn file(&mut self, target: &Target<'_>, data: &mut Reader<impl BufRead>) -> Result<(), Error> {
         let entry = target.entry;
-        if entry.size > self.limits.bytes.saturating_sub(self.layer.summary.bytes) {
-            let limit = self.limits.bytes;
-            return Err(Error::Limit { entry: Name::new(&entry.name), limit, what: "bytes" });
-        }
         self.count(entry, |summary| summary.files += 1)?;
         // Setting attributes takes the right to write; the kernel takes the set-ID bits from a
         // file that is written to; the umask took what it hides.
@@ -218,15 +214,15 @@ impl<'a> Writer<'a> {
             OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
         let fd = self.make(target, "create", |dir, base| openat(dir, base, flags, bits(mode)))?;
 
-        loop {
-            let bytes = data.data()?;
-            if bytes.is_empty() {
-                break;
-            }
-            match write(&fd, bytes) {
-                Ok(count) => data.consume(count),
-                Err(Errno::EINTR) => {}
-                Err(error) => return Err(target.failed("write")(error)),
+        match &entry.sparse {
+            None => copy(data, entry.size, &fd, target)?,
+            Some(sparse) => {
+                for extent in &sparse.extents {
+                    lseek(&fd, extent.offset.cast_signed(), Whence::SeekSet)
+                        .map_err(target.failed("write"))?;
+                    copy(data, extent.length, &fd, target)?;
+                }
+                ftruncate(&fd, sparse.size.cast_signed()).map_err(target.failed("write"))?;
             }
         }
         self.layer.summary.bytes += entry.size;
@@ -433,7 +429,7 @@ impl<'a> Writer<'a> {
 
     fn too_many(&self, entry: &Entry) -> Error {
         let (entry, limit) = (Name::new(&entry.name), self.limits.entries);
-        Error::Limit { entry, limit, what: "entries" }
+        Error::TooMany { entry, limit }
     }
 
     fn drop_xattrs(&mut self, entry: &Entry) {
@@ -456,6 +452,28 @@ impl<'a> Writer<'a> {
         }
         Ok(set)
     }
+}
+
+/// Writes the next bytes of an entry's data to where the file is.
+fn copy(
+    data: &mut Reader<impl BufRead>,
+    mut bytes: u64,
+    file: &OwnedFd,
+    target: &Target<'_>,
+) -> Result<(), Error> {
+    while bytes > 0 {
+        let ready = data.data()?;
+        let ready = &ready[..ready.len().min(usize::try_from(bytes).unwrap_or(usize::MAX))];
+        match write(file, ready) {
+            Ok(count) => {
+                data.consume(count);
+                bytes -= count as u64;
+            }
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(target.failed("write")(error)),
+        }
+    }
+    Ok(())
 }
 
 /// `user.*`, but nothing that overlayfs takes for its own (SECURITY R7).

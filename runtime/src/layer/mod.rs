@@ -62,6 +62,7 @@ mod name;
 mod remove;
 mod resolve;
 mod shadow;
+mod sparse;
 mod tar;
 #[cfg(test)]
 mod tests;
@@ -78,7 +79,8 @@ pub use remove::remove_tree;
 /// How much one layer may bring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of file content.
+    /// Bytes of the archive: content, headers, and what is read only to be passed over. The holes of
+    /// sparse files are none.
     pub bytes: u64,
     /// Entries of all kinds, directories that are made on the way included. Each costs about a
     /// kilobyte of a tmpfs.
@@ -104,7 +106,7 @@ pub struct Summary {
     pub symlinks: u64,
     /// Hard links.
     pub hard_links: u64,
-    /// Bytes of file content.
+    /// Bytes of file content, without holes.
     pub bytes: u64,
     /// Devices and entries of unknown types, which are not made.
     pub skipped: u64,
@@ -152,15 +154,21 @@ pub enum Error {
         /// Why not.
         problem: &'static str,
     },
-    /// More than [`Limits`] allow.
-    #[error("{entry}: the layer holds more than {limit} {what}")]
-    Limit {
+    /// More bytes than [`Limits`] allow.
+    #[error("{entry}: the uncompressed layer has more than {limit} bytes")]
+    TooBig {
         /// The entry that is too much.
         entry: Name,
         /// The limit.
         limit: u64,
-        /// bytes or entries.
-        what: &'static str,
+    },
+    /// More entries than [`Limits`] allow.
+    #[error("{entry}: the layer has more than {limit} entries")]
+    TooMany {
+        /// The entry that is too much.
+        entry: Name,
+        /// The limit.
+        limit: u64,
     },
     /// The file system's answer.
     #[error("{op} {entry}")]

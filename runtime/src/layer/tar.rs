@@ -22,11 +22,17 @@ use std::{
 use nix::sys::time::TimeSpec;
 use tar::Header;
 
-use super::{Error, Name, name};
+use super::{
+    Error, Limits, Name, name,
+    sparse::{Records, Sparse},
+};
 
 const BLOCK: usize = 512;
-/// Most bytes of one extended header. Go's limit.
-const MAX_EXTENDED: u64 = 1 << 20;
+/// Most bytes of one extended header, or of one map of a sparse file. Go's limit.
+pub(super) const MAX_EXTENDED: u64 = 1 << 20;
+
+/// What is wrong with an archive.
+pub(super) type Refusal = &'static str;
 
 /// One entry's header.
 #[derive(Debug)]
@@ -40,6 +46,8 @@ pub(super) struct Entry {
     pub(super) mtime: TimeSpec,
     /// Bytes of data that follow.
     pub(super) size: u64,
+    /// Where they belong, if they are not all of a file.
+    pub(super) sparse: Option<Sparse>,
     /// `SCHILY.xattr.*`, without that prefix.
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
@@ -52,7 +60,6 @@ pub(super) enum Kind {
     Directory,
     Fifo,
     Device,
-    Sparse,
     /// Volume labels and what vendors thought of.
     Other,
 }
@@ -65,6 +72,9 @@ pub(super) struct Reader<R> {
     left: u64,
     /// Zeros up to the next block, after the data.
     padding: u64,
+    /// Bytes of the archive that may still come.
+    allowed: u64,
+    limit: u64,
     /// For messages.
     current: Vec<u8>,
 }
@@ -78,8 +88,9 @@ struct Extended {
 }
 
 impl<R: BufRead> Reader<R> {
-    pub(super) fn new(stream: R) -> Reader<R> {
-        Reader { stream, left: 0, padding: 0, current: Vec::new() }
+    pub(super) fn new(stream: R, limits: &Limits) -> Reader<R> {
+        let limit = limits.bytes;
+        Reader { stream, left: 0, padding: 0, allowed: limit, limit, current: Vec::new() }
     }
 
     /// Goes to the next entry; what is left of the last one's data is skipped. None: the end.
@@ -140,12 +151,35 @@ impl<R: BufRead> Reader<R> {
         self.left -= count as u64;
     }
 
+    /// Bytes of the current entry's data that were not used yet.
+    pub(super) fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// The next block of the current entry's data. None: there is less than that.
+    pub(super) fn data_block(&mut self) -> Result<Option<[u8; BLOCK]>, Error> {
+        if self.left < BLOCK as u64 {
+            return Ok(None);
+        }
+        self.left -= BLOCK as u64;
+        self.allowed += BLOCK as u64; // which the data has been counted into
+        self.more_header().map(Some)
+    }
+
+    /// A block that belongs to the last header.
+    pub(super) fn more_header(&mut self) -> Result<[u8; BLOCK], Error> {
+        self.read_block()?.ok_or_else(|| truncated(&self.current))
+    }
+
     /// Reads the stream to its end: what lies behind the last entry is covered by the digest too.
     pub(super) fn finish(mut self) -> Result<(), Error> {
         loop {
             match fill(&mut self.stream)?.len() {
                 0 => return Ok(()),
-                count => self.stream.consume(count),
+                count => {
+                    self.allow(count as u64)?;
+                    self.stream.consume(count);
+                }
             }
         }
     }
@@ -159,6 +193,7 @@ impl<R: BufRead> Reader<R> {
             mode: 0,
             mtime: TimeSpec::new(0, 0),
             size: 0,
+            sparse: None,
             xattrs: Vec::new(),
         };
         let mut over = Overrides::default();
@@ -170,7 +205,8 @@ impl<R: BufRead> Reader<R> {
         let (Ok(name), Ok(link)) = (name, link) else {
             return Err(self.malformed("two different names for one entry"));
         };
-        entry.name = name.unwrap_or(entry.name);
+        let sparse_name = over.sparse.name().map(<[u8]>::to_vec);
+        entry.name = sparse_name.or(name).unwrap_or(entry.name);
         entry.link = link.unwrap_or(entry.link);
         self.current.clone_from(&entry.name);
         if [&entry.name, &entry.link].iter().any(|name| name.contains(&0)) {
@@ -188,14 +224,12 @@ impl<R: BufRead> Reader<R> {
         entry.kind = match flag {
             // Before 1988 a directory was a file whose name ends in a slash.
             0 if entry.name.ends_with(b"/") => Kind::Directory,
-            b'0' | b'7' | 0 if over.sparse => Kind::Sparse,
-            b'0' | b'7' | 0 => Kind::File,
+            b'0' | b'7' | b'S' | 0 => Kind::File,
             b'1' => Kind::HardLink,
             b'2' => Kind::Symlink,
             b'3' | b'4' => Kind::Device,
             b'5' => Kind::Directory,
             b'6' => Kind::Fifo,
-            b'S' => Kind::Sparse,
             _ => Kind::Other,
         };
         let carries_data = !matches!(
@@ -204,14 +238,31 @@ impl<R: BufRead> Reader<R> {
         );
         if carries_data {
             self.expect_data(over.size.unwrap_or(size))?;
-            entry.size = self.left;
         }
+        entry.sparse = match (flag, over.sparse.is_empty()) {
+            (b'S', true) => Some(Sparse::of_gnu(header, self)?),
+            (_, true) => None,
+            (b'0' | b'7' | 0, false) if entry.kind == Kind::File => Some(over.sparse.map(self)?),
+            _ => return Err(self.malformed("an entry with the map of a sparse file, and is none")),
+        };
+        entry.size = self.left;
         Ok(entry)
     }
 
     fn expect_data(&mut self, size: i64) -> Result<(), Error> {
-        self.left = u64::try_from(size).map_err(|_| self.malformed("a negative size"))?;
-        self.padding = self.left.wrapping_neg() % BLOCK as u64;
+        let left = u64::try_from(size).map_err(|_| self.malformed("a negative size"))?;
+        let padding = left.wrapping_neg() % BLOCK as u64;
+        self.allow(left.saturating_add(padding))?;
+        (self.left, self.padding) = (left, padding);
+        Ok(())
+    }
+
+    /// Counts bytes of the archive before they are read.
+    fn allow(&mut self, bytes: u64) -> Result<(), Error> {
+        self.allowed = self
+            .allowed
+            .checked_sub(bytes)
+            .ok_or_else(|| Error::TooBig { entry: Name::new(&self.current), limit: self.limit })?;
         Ok(())
     }
 
@@ -240,6 +291,7 @@ impl<R: BufRead> Reader<R> {
     }
 
     fn read_block(&mut self) -> Result<Option<[u8; BLOCK]>, Error> {
+        self.allow(BLOCK as u64)?;
         let mut block = [0; BLOCK];
         let mut have = 0;
         while have < BLOCK {
@@ -287,7 +339,7 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
-    fn malformed(&self, problem: &'static str) -> Error {
+    pub(super) fn malformed(&self, problem: Refusal) -> Error {
         Error::Malformed { entry: Name::new(&self.current), problem }
     }
 }
@@ -305,7 +357,7 @@ struct Overrides {
     link: Option<Vec<u8>>,
     size: Option<i64>,
     mtime: Option<TimeSpec>,
-    sparse: bool,
+    sparse: Records,
 }
 
 impl Overrides {
@@ -315,7 +367,7 @@ impl Overrides {
         &mut self,
         mut pax: &[u8],
         xattrs: &mut Vec<(Vec<u8>, Vec<u8>)>,
-    ) -> Result<(), &'static str> {
+    ) -> Result<(), Refusal> {
         while !pax.is_empty() {
             let (key, value, rest) = record(pax).ok_or("a malformed PAX record")?;
             pax = rest;
@@ -325,10 +377,11 @@ impl Overrides {
                 b"linkpath" => self.link = some.map(<[u8]>::to_vec),
                 b"size" => self.size = some.map(|v| decimal(v).ok_or("PAX size")).transpose()?,
                 b"mtime" => self.mtime = some.map(|v| time(v).ok_or("PAX mtime")).transpose()?,
-                _ if key.starts_with(b"GNU.sparse.") => self.sparse = true,
                 _ => {
                     if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                         xattrs.push((name.to_vec(), value.to_vec()));
+                    } else if let Some(name) = key.strip_prefix(b"GNU.sparse.") {
+                        self.sparse.push(name, value);
                     }
                 }
             }
@@ -358,7 +411,7 @@ fn one_of(pax: Option<Vec<u8>>, gnu: Option<Vec<u8>>) -> Result<Option<Vec<u8>>,
 }
 
 /// A number in a header: octal digits, or big-endian two's complement if the first bit is set.
-fn number(field: &[u8]) -> Option<i64> {
+pub(super) fn number(field: &[u8]) -> Option<i64> {
     let first = *field.first()?;
     if first & 0x80 == 0 {
         // Writers fill up with blanks or NULs, on either side.
@@ -379,7 +432,7 @@ fn number(field: &[u8]) -> Option<i64> {
 }
 
 /// A decimal number: an optional minus, digits.
-fn decimal(text: &[u8]) -> Option<i64> {
+pub(super) fn decimal(text: &[u8]) -> Option<i64> {
     if !text.iter().skip_while(|b| **b == b'-').all(u8::is_ascii_digit) {
         return None;
     }

@@ -11,6 +11,7 @@
 mod archives;
 mod layers;
 mod peers;
+mod sparse;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,7 +28,7 @@ use std::{
     process::Command,
 };
 
-use ::tar::{EntryType, Header};
+use ::tar::Header;
 
 use super::*;
 
