@@ -328,6 +328,7 @@ impl Client {
             store: "/nowhere".into(),
             node_dir: "/nowhere".into(),
             check_diff_ids: true,
+            max_expansion: 200,
             mounts: vec![],
             network: Network { tries: 3, ..Network::default() },
             registries: vec![],

@@ -102,6 +102,7 @@ fn prepared() -> Result<(Plan, PathBuf, Mode), Box<dyn Error>> {
         store: PathBuf::new(),
         node_dir: node_dir.clone(),
         check_diff_ids: true,
+        max_expansion: 0,
         mounts: vec![],
         network: runtime::config::Network::default(),
         registries: vec![],

@@ -29,6 +29,8 @@ pub struct Config {
     pub node_dir: PathBuf,
     /// Whether layers are also held against the configuration's diff_ids.
     pub check_diff_ids: bool,
+    /// How many times its compressed bytes a layer may grow to; 0: any number.
+    pub max_expansion: u64,
     /// `SRC[:DST[:ro]]`, mounted in every container; absent sources are passed over.
     pub mounts: Vec<String>,
     /// How patient one is with the network.
@@ -188,12 +190,18 @@ struct File {
     node_dir: Option<PathBuf>,
     #[serde(default)]
     check_diff_ids: bool,
+    #[serde(default = "max_expansion")]
+    max_expansion: u64,
     #[serde(default)]
     mounts: Vec<String>,
     #[serde(default)]
     network: Network,
     #[serde(default, rename = "registry")]
     registries: Vec<Registry>,
+}
+
+fn max_expansion() -> u64 {
+    200
 }
 
 impl File {
@@ -284,6 +292,7 @@ impl Config {
             store,
             node_dir: node_dir.unwrap_or_else(|| format!("/dev/shm/shifter-{uid}").into()),
             check_diff_ids: file.check_diff_ids,
+            max_expansion: file.max_expansion,
             mounts: file.mounts,
             network: file.network,
             registries: file.registries,

@@ -213,6 +213,10 @@ impl From<&crate::pull::Error> for Report {
                     "the image in the registry is damaged; ask whoever pushed it to push it again",
                 )
             }
+            Error::Layer { source: crate::layer::Error::TooBig { .. }, .. } => Report::runtime(
+                error,
+                "it looks like a decompression bomb; if you trust the image, raise max_expansion in shifter.toml",
+            ),
             Error::Document(crate::oci::Error::NoPlatform { .. }) => {
                 Report::runtime(error, "choose an image that is built for it")
             }

@@ -415,6 +415,7 @@ mod tests {
             store: "/store".into(),
             node_dir: "/shm".into(),
             check_diff_ids: true,
+            max_expansion: 0,
             mounts: mounts.iter().map(|&mount| mount.to_owned()).collect(),
             network: crate::config::Network::default(),
             registries: vec![],

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     digest::Digest,
-    layer::{self, Expanded},
+    layer::{self, Expanded, Limits},
     oci::Descriptor,
     store::{Limit, Node, Stage, Store},
     sys::interrupt::Caught,
@@ -37,6 +37,8 @@ const MAX_LAYERS: usize = 16;
 const SMALL: u64 = 256 << 10;
 /// Memory that a pull leaves free, in bytes.
 const RESERVE: u64 = 64 << 20;
+/// Bytes that a layer may hold however few it was packed into.
+const UNSUSPICIOUS: u64 = 1 << 30;
 /// How many bytes it writes at least and at most before it looks at its memory again.
 const MIN_UNWATCHED: u64 = 8 << 20;
 const MAX_UNWATCHED: u64 = 256 << 20;
@@ -119,10 +121,21 @@ impl Pull<'_> {
             // An uncompressed layer is its own content, whose digest is checked already.
             let check = self.config.check_diff_ids && *diff_id != layer.digest;
             let diff_id = check.then_some(diff_id);
-            jobs.push(Job { number, layer, diff_id, source, keep, stage, meter: Meter::default() });
+            let limits = limits(layer.size, self.config.max_expansion);
+            let meter = Meter::default();
+            jobs.push(Job { number, layer, diff_id, source, keep, stage, limits, meter });
         }
         jobs.sort_by_key(|job| std::cmp::Reverse(job.layer.size));
         Ok(jobs)
+    }
+}
+
+/// What a layer of so many compressed bytes may hold (SECURITY R9).
+fn limits(size: u64, max_expansion: u64) -> Limits {
+    let limits = Limits::default();
+    match max_expansion {
+        0 => limits,
+        times => Limits { bytes: size.saturating_mul(times).max(UNSUSPICIOUS), ..limits },
     }
 }
 

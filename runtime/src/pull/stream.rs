@@ -60,6 +60,7 @@ pub(super) struct Job<'a> {
     pub(super) keep: Option<&'a Blobs>,
     /// Where the files go, if they are wanted.
     pub(super) stage: Option<&'a Stage>,
+    pub(super) limits: layer::Limits,
     pub(super) meter: Meter,
 }
 
@@ -124,7 +125,7 @@ fn read(job: &Job<'_>, shared: &Shared<'_>) -> Result<Finished, Error> {
         let clock = Stopwatch::start(shared.epoch);
         let buffer = Vec::new();
         let mut tar = Pipe { shared, full, empty, buffer, position: 0, hasher, clock, error: None };
-        let expanded = layer::expand(&mut tar, folder.as_fd(), &layer::Limits::default());
+        let expanded = layer::expand(&mut tar, folder.as_fd(), &job.limits);
         let got = tar.hasher.take().map(Hasher::finish);
         let (write, no_room) = (tar.clock.stop(), tar.error.take());
         drop(tar); // an inflater that still has something to hand over finds nobody, and ends
