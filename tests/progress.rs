@@ -4,11 +4,12 @@ use std::{process::Stdio, sync::LazyLock};
 
 use fixtures::{
     Faulty, Outcome, Place, Sandbox,
-    image::{self, Image, Layer},
+    image::{self, Entry, Image, Layer},
     place::assert_says,
     run,
 };
 use serde_json::Value;
+use tar::EntryType;
 
 static SANDBOX: LazyLock<Sandbox> = LazyLock::new(|| Sandbox::new().with_programs());
 
@@ -208,4 +209,40 @@ fn another_machines_image_is_pulled_where_it_is_asked_for() {
     );
     let stderr = place.shifter(&["pull", "--platform", other, &name]).failure(2);
     assert_says(&stderr, &["platform", "not understood", "write OS/ARCHITECTURE[/VARIANT]"]);
+}
+
+/// SECURITY R6, R7: devices and privileged attributes are left out, and one can know.
+#[test]
+fn what_is_left_out_is_counted() {
+    let place = place("left-out");
+    let pax: &[(&str, &[u8])] = &[
+        ("SCHILY.xattr.security.capability", b"\x01\0\0\x02"),
+        ("SCHILY.xattr.trusted.overlay.opaque", b"y"),
+    ];
+    let device = |name: &'static [u8], kind| Entry { name, kind, ..Entry::default() };
+    let layer = Layer::new()
+        .dir("bin", 0o755)
+        .entry(&Entry { name: b"bin/ping", mode: 0o755, content: b"#!", pax, ..Entry::default() })
+        .symlink("ping", "bin/ping")
+        .hardlink("bin/ping4", "bin/ping")
+        .entry(&device(b"null", EntryType::Char))
+        .entry(&device(b"sda", EntryType::Block))
+        .entry(&device(b"pipe", EntryType::Fifo));
+    let registry = Faulty::serve(&Image::new().layer(layer).build());
+    let shown = place.pull(&registry.name());
+    assert!(shown.stderr.contains("; left out: 2 devices, 2 extended attributes; sha"), "{shown}");
+    let rootfs = place.rootfs();
+    for (name, is_there) in [("null", false), ("sda", false), ("pipe", true), ("bin/ping4", true)] {
+        assert_eq!(rootfs.join(name).symlink_metadata().is_ok(), is_there, "{name}");
+    }
+
+    std::fs::remove_dir_all(&place.node).expect("remove the tree");
+    let told = events(&place.shifter(&["pull", "--json", &registry.name()]));
+    let tree = &told.last().expect("it ends")["tree"];
+    for (what, count) in
+        [("files", 2), ("directories", 1), ("symlinks", 1), ("hard_links", 1), ("skipped", 2)]
+    {
+        assert_eq!(tree[what], count, "{what}: {tree}");
+    }
+    assert_eq!((&tree["bytes"], &tree["dropped_xattrs"]), (&2.into(), &2.into()), "{tree}");
 }

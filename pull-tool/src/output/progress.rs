@@ -242,7 +242,16 @@ fn account(summary: &Summary) -> String {
         ("merge", summary.merge),
     ];
     let stages = stages.map(|(name, time)| format!("{name} {:.1} s", time.as_secs_f64()));
-    text + "; " + &stages.join(", ")
+    text + "; " + &stages.join(", ") + &left_out(summary)
+}
+
+/// What the layers hold and the tree does not.
+fn left_out(summary: &Summary) -> String {
+    let tree = summary.tree.unwrap_or_default();
+    let parts = [("devices", tree.skipped), ("extended attributes", tree.dropped_xattrs)];
+    let parts = parts.iter().filter(|(_, count)| *count > 0);
+    let parts: Vec<_> = parts.map(|(what, count)| format!("{count} {what}")).collect();
+    if parts.is_empty() { String::new() } else { format!("; left out: {}", parts.join(", ")) }
 }
 
 fn layer_line(layer: &Layer) -> Value {
@@ -266,7 +275,7 @@ fn layer_line(layer: &Layer) -> Value {
 }
 
 fn end(name: &str, pulled: &Pulled, summary: &Summary) -> Value {
-    json!({
+    let mut line = json!({
         "event": "end",
         "image": name,
         "digest": pulled.digest.as_str(),
@@ -280,7 +289,19 @@ fn end(name: &str, pulled: &Pulled, summary: &Summary) -> Value {
             "write": seconds(summary.write),
             "merge": seconds(summary.merge),
         },
-    })
+    });
+    if let Some(tree) = &summary.tree {
+        line["tree"] = json!({
+            "files": tree.files,
+            "directories": tree.directories,
+            "symlinks": tree.symlinks,
+            "hard_links": tree.hard_links,
+            "bytes": tree.bytes,
+            "skipped": tree.skipped,
+            "dropped_xattrs": tree.dropped_xattrs,
+        });
+    }
+    line
 }
 
 fn span(span: &Span) -> Value {

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::digest::Digest;
+use crate::{digest::Digest, layer};
 
 /// Something that happened, told as it happens.
 #[derive(Debug)]
@@ -97,6 +97,8 @@ pub struct Summary {
     pub write: Duration,
     /// What making one tree of the layers took.
     pub merge: Duration,
+    /// What all layers brought, and what of it was left out; none if they are only stored.
+    pub tree: Option<layer::Summary>,
 }
 
 impl Summary {

@@ -82,7 +82,8 @@ impl Pull<'_> {
             result.inspect_err(|_| shared.cancel())
         })?;
         if let Some(merge) = merge {
-            summary.merge = merge.finish()?;
+            let (time, tree) = merge.finish()?;
+            (summary.merge, summary.tree) = (time, Some(tree));
         }
         // Soon signals have their own effect again; one that came meanwhile is not lost.
         if let Some(signal) = caught.signal() {
@@ -279,12 +280,13 @@ impl<'a> Merge<'a> {
         Ok(())
     }
 
-    /// Returns what making the tree has taken.
-    fn finish(self) -> Result<Duration, Error> {
+    /// Returns what making the tree has taken, and what was made.
+    fn finish(self) -> Result<(Duration, layer::Summary), Error> {
         let began = Instant::now();
         let finished = self.tree.finish();
-        finished.map_err(|source| Error::Layer { digest: self.image.clone(), source })?;
-        Ok(self.time + began.elapsed())
+        let tree =
+            finished.map_err(|source| Error::Layer { digest: self.image.clone(), source })?;
+        Ok((self.time + began.elapsed(), tree))
     }
 }
 
