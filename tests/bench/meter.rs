@@ -5,7 +5,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs,
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
     thread,
     time::{Duration, Instant},
@@ -27,7 +27,7 @@ pub(crate) struct Bench {
     pub(crate) report: Report,
     pub(crate) user: User,
     /// This program, where the user can run it.
-    meter: PathBuf,
+    pub(crate) meter: PathBuf,
 }
 
 /// A command and who runs it.
@@ -40,6 +40,12 @@ pub(crate) struct Step {
 impl Step {
     pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Step {
         self.command.env(name, value);
+        self
+    }
+
+    /// Runs it in this directory.
+    pub(crate) fn within(mut self, dir: &Path) -> Step {
+        self.command.current_dir(dir);
         self
     }
 }
@@ -248,6 +254,9 @@ impl Bench {
         let mut meter = step.user.command(&self.sandbox, "timeout");
         meter.args(["--kill-after=10", &limit]).arg(&self.meter).arg("--measure");
         meter.arg(step.command.get_program()).args(step.command.get_args());
+        if let Some(dir) = step.command.get_current_dir() {
+            meter.current_dir(dir);
+        }
         meter.envs(step.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         let outcome = run_within(meter, LIMIT + Duration::from_secs(60));
         match outcome.code {

@@ -1,8 +1,11 @@
 //! Pulls of an image that is not there yet.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use fixtures::{Registry, User, image};
+use fixtures::{Registry, User, image, need};
 
 use crate::{
     images::{Images, Parts, Source},
@@ -121,9 +124,35 @@ impl Bench {
             let title = format!("shifter pull: {files} files in {layers} layer{plural}");
             Row::new(title, pull).fresh(&[&node]).count(files)
         });
+        let name = registry.name("bench/files:many");
+        let notes = vec![self.calls(&name, MANY).unwrap_or_else(|why| format!("Left out: {why}"))];
         let title = "A pull's cost for each of many tiny files".into();
-        let (rows, notes) = (rows.into(), Vec::new());
+        let rows = rows.into();
         self.table(&Table { title, rounds, unit: Unit::Microseconds, rows, notes })
+    }
+}
+
+impl Bench {
+    /// System calls for each of an image's files.
+    fn calls(&self, image: &str, files: usize) -> Result<String, String> {
+        need::find("strace").ok_or("strace is not installed")?;
+        let counted = self.by_hand().with_file_name("calls");
+        let file = counted.to_string_lossy();
+        let count = ["-f", "-c", "-U", "calls,name", "-o", &*file];
+        let pull = ["shifter", "pull", "--quiet", "--to", "node", image];
+        self.prepare(self.step("strace", &[&count[..], &pull].concat()))?;
+        // It takes memory, and need not be there.
+        let _ = fs::remove_dir_all(self.sandbox.node_dir(&self.user));
+        let text = fs::read_to_string(&counted).map_err(|e| format!("read {file}: {e}"))?;
+        let calls = text.lines().filter_map(|line| {
+            let (calls, name) = line.trim().split_once(' ')?;
+            Some((calls.parse::<usize>().ok()?, name.trim()))
+        });
+        let each = |calls: usize| calls as f64 / files as f64;
+        let calls = calls.filter(|(calls, _)| each(*calls) >= 0.005);
+        let calls: Vec<_> =
+            calls.map(|(calls, name)| format!("{name} {:.2}", each(calls))).collect();
+        Ok(format!("System calls for each of {files} files: {}", calls.join(", ")))
     }
 }
 
