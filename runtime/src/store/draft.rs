@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{
-        LazyLock,
+        LazyLock, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, SystemTime},
@@ -44,6 +44,7 @@ pub struct Draft {
 impl Draft {
     /// Begins a file in `partial` that is to become `name`.
     pub(super) fn create(partial: &Path, name: &Path) -> Result<Draft, Error> {
+        let _others_wait = birth();
         loop {
             let path = fresh_path(partial, name);
             let mut options = OpenOptions::new();
@@ -60,6 +61,7 @@ impl Draft {
     /// Goes on with what a process that is gone has left of `name`, if there is something, of at
     /// most `size` bytes.
     pub(super) fn adopt(partial: &Path, name: &Path, size: u64) -> Option<Draft> {
+        let _others_wait = birth();
         let stem = format!("{}.", name.file_name()?.to_str()?);
         let entries = fs::read_dir(partial).ok()?.flatten();
         let mut left = entries.filter(|e| e.file_name().to_string_lossy().starts_with(&stem));
@@ -139,6 +141,13 @@ impl Drop for Draft {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Held while a draft gets its file and its lock: one without a lock is taken for abandoned by the
+/// other threads of this process.
+fn birth() -> MutexGuard<'static, ()> {
+    static BIRTH: Mutex<()> = Mutex::new(());
+    BIRTH.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A name that nobody else has: on another node of a shared filesystem a process may have the same
