@@ -221,6 +221,7 @@ fn a_tag_that_moved_is_followed() {
     assert_eq!(place.read("a"), "new");
 }
 
+/// SECURITY R14.
 #[test]
 fn every_damaged_blob_is_noticed() {
     need!(root, registry);
@@ -247,6 +248,7 @@ fn every_damaged_blob_is_noticed() {
     assert_layered(&place);
 }
 
+/// SECURITY R14, R25.
 #[test]
 fn a_blob_of_another_length_is_noticed() {
     need!(root, registry);
@@ -265,6 +267,7 @@ fn push_edited(name: &str, image: &Image, edit: impl FnOnce(&mut serde_json::Val
     SITE.registry.push(name, &image.build_with(edit));
 }
 
+/// SECURITY R14.
 #[test]
 fn sizes_that_the_manifest_gets_wrong_are_noticed() {
     need!(root, registry);
@@ -281,6 +284,7 @@ fn sizes_that_the_manifest_gets_wrong_are_noticed() {
     }
 }
 
+/// SECURITY R14: diff_ids.
 #[test]
 fn content_that_is_not_what_the_configuration_says_is_noticed() {
     need!(root, registry);
@@ -315,6 +319,7 @@ fn a_layer_that_is_no_archive_is_an_error() {
     }
 }
 
+/// SECURITY R15.
 #[test]
 fn images_of_other_kinds_are_refused_by_name() {
     need!(root, registry);
@@ -457,6 +462,7 @@ impl Drop for SmallTmpfs {
     }
 }
 
+/// SECURITY R27.
 #[test]
 fn a_full_node_directory_is_said_and_left_empty() {
     need!(root, registry);
@@ -500,6 +506,7 @@ fn a_node_directory_without_a_limit_is_not_full() {
     assert_layered(&place);
 }
 
+/// SECURITY R27.
 #[test]
 fn a_full_node_directory_ends_the_download() {
     need!(root);
@@ -610,6 +617,7 @@ fn an_interrupted_pull_leaves_nothing() {
     }
 }
 
+/// SECURITY R26.
 #[test]
 fn a_killed_pull_is_cleaned_up_by_the_next() {
     need!(root, registry);

@@ -115,6 +115,7 @@ fn what_was_killed_goes_on_where_it_ended() {
     }
 }
 
+/// SECURITY R26.
 #[test]
 fn what_was_killed_at_any_moment_leaves_nothing_that_stays() {
     let place = place("moments");
@@ -278,6 +279,7 @@ impl Drop for Group {
     }
 }
 
+/// SECURITY R27: memory is space, too.
 #[test]
 fn a_job_with_too_little_memory_is_told_and_not_killed() {
     need!(root);

@@ -125,6 +125,7 @@ impl fmt::Debug for Hasher {
 mod tests {
     use super::*;
 
+    /// SECURITY R14: before any path or URL is made of it (CVE-2024-3727).
     #[test]
     fn only_the_canonical_form_is_a_digest() {
         let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";

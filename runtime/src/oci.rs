@@ -425,6 +425,7 @@ mod tests {
         }
     }
 
+    /// SECURITY R15.
     #[test]
     fn what_is_not_an_image_is_refused_by_name() {
         let layer = "application/vnd.oci.image.layer.v1.tar";

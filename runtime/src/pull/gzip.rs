@@ -81,6 +81,7 @@ mod tests {
         }
     }
 
+    /// SECURITY R12: several members are one content.
     #[test]
     fn members_are_read_wherever_they_are_cut() {
         let parts = [noise(70_000), Vec::new(), noise(5), vec![0; 100_000], noise(1000)];
@@ -104,6 +105,7 @@ mod tests {
         }
     }
 
+    /// SECURITY R12: the trailer is missing.
     #[test]
     fn every_cut_is_noticed() {
         let packed = pack(&noise(500));
@@ -113,6 +115,7 @@ mod tests {
         }
     }
 
+    /// SECURITY R12: the trailer is checked.
     #[test]
     fn a_changed_byte_never_changes_the_content() {
         let content = noise(500);
@@ -127,6 +130,7 @@ mod tests {
         }
     }
 
+    /// SECURITY R11.
     #[test]
     fn what_follows_the_members_is_an_error() {
         let packed = [pack(b"content"), b"trailing garbage".to_vec()].concat();

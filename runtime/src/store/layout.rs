@@ -251,6 +251,7 @@ mod tests {
         assert_eq!(store.blobs().document(&digest).as_deref(), Some(&b"content"[..]));
     }
 
+    /// SECURITY R26.
     #[test]
     fn a_blob_is_complete_or_absent() {
         let dir = tempfile::tempdir().expect("tempdir");

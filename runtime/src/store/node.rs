@@ -248,6 +248,7 @@ impl Drop for Stage {
 mod tests {
     use super::*;
 
+    /// SECURITY R22.
     #[test]
     fn a_directory_that_others_can_enter_is_refused() {
         let dir = tempfile::tempdir().expect("tempdir");
@@ -265,6 +266,7 @@ mod tests {
         assert!(error.ends_with("not a directory"), "{error}");
     }
 
+    /// SECURITY R26.
     #[test]
     fn a_tree_is_complete_or_absent() {
         let dir = tempfile::tempdir().expect("tempdir");

@@ -2,6 +2,7 @@
 
 use super::{peers::Dice, *};
 
+/// SECURITY R10, R11.
 #[test]
 fn framing_is_read_as_go_reads_it() {
     let a = || Item { name: b"a", content: b"data", ..Item::default() };
@@ -67,6 +68,7 @@ fn framing_is_read_as_go_reads_it() {
     assert_eq!(told(tar.end()), "d p; d p/q; f p/q/a=data");
 }
 
+/// SECURITY R10: malformed is an error, not skipped; R9: extended headers end at 1 MiB.
 #[test]
 fn malformed_archives_are_refused() {
     let a = || Item { name: b"a", content: b"data", ..Item::default() };
@@ -131,6 +133,7 @@ fn malformed_archives_are_refused() {
     assert!(!error.contains('\x1b'), "a name reached the terminal: {error:?}");
 }
 
+/// SECURITY R9: bytes and entries.
 #[test]
 fn limits_hold() {
     let with = |tar: &Tar, limits| {
@@ -178,6 +181,7 @@ fn limits_hold() {
     expand(&deep.0[..], fd.as_fd(), &limits).expect_err("too many directories");
 }
 
+/// SECURITY R9: what leaves no file counts as well.
 #[test]
 fn whiteouts_cannot_fill_the_memory() {
     let tar = layer("f .wh.a; f .wh.b; f .wh.c");
@@ -187,6 +191,7 @@ fn whiteouts_cannot_fill_the_memory() {
         .expect_err("three of two");
 }
 
+/// SECURITY R11.
 #[test]
 fn the_whole_stream_is_read_and_its_errors_pass() {
     struct Broken(usize);
@@ -205,6 +210,7 @@ fn the_whole_stream_is_read_and_its_errors_pass() {
     assert!(matches!(&error, Error::Read(e) if e.to_string() == "digest mismatch"), "{error}");
 }
 
+/// SECURITY R27.
 #[test]
 fn a_full_file_system_is_told_apart() {
     let full = |errno| failed::<nix::errno::Errno>("write", b"a")(errno).is_no_space();
@@ -212,6 +218,7 @@ fn a_full_file_system_is_told_apart() {
     assert!(!full(nix::errno::Errno::EIO));
 }
 
+/// SECURITY R29, in small.
 #[test]
 fn spoilt_archives_do_no_harm() {
     let mut good = Tar::default();

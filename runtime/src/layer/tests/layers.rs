@@ -20,6 +20,7 @@ fn check(label: &str, layers: &[&str], expected: &str) {
     }
 }
 
+/// SECURITY section 5; R2 to R8.
 #[test]
 fn layers_give_what_applying_them_in_order_gives() {
     for (label, layers, tree) in [
@@ -225,6 +226,7 @@ fn layers_give_what_applying_them_in_order_gives() {
     }
 }
 
+/// SECURITY R1, R2: by no name and no link, of this layer or of a lower one.
 #[test]
 fn no_layer_gets_out_of_its_tree() {
     let site = Site::new();
@@ -261,6 +263,7 @@ fn no_layer_gets_out_of_its_tree() {
     }
 }
 
+/// SECURITY R5, R8; the root stays a directory (CVE-2021-29136).
 #[test]
 fn what_cannot_be_carried_out_is_refused() {
     for (notation, problem) in [
@@ -285,6 +288,7 @@ fn what_cannot_be_carried_out_is_refused() {
     }
 }
 
+/// SECURITY R4; section 5, "mtime before 1970".
 #[test]
 fn modes_and_times_are_kept() {
     let mut tar = Tar::default();
@@ -320,6 +324,7 @@ fn modes_and_times_are_kept() {
     }
 }
 
+/// SECURITY R7.
 #[test]
 fn only_harmless_attributes_are_set() {
     let attributes = |fd: &File| {
@@ -355,6 +360,7 @@ fn only_harmless_attributes_are_set() {
     assert_eq!(attributes(&dir).replace("security.selinux ", ""), "user.good ");
 }
 
+/// SECURITY section 5, "Names are bytes".
 #[test]
 fn names_are_bytes() {
     let mut tar = Tar::default();
@@ -365,6 +371,7 @@ fn names_are_bytes() {
     assert_eq!(fs::read(site.root().join(name)).unwrap(), b"x");
 }
 
+/// SECURITY R1, R9: longer than PATH_MAX, and not without an end (CVE-2025-4517).
 #[test]
 fn paths_longer_than_one_system_call_takes_work() {
     let site = Site::new();
@@ -401,6 +408,7 @@ fn paths_longer_than_one_system_call_takes_work() {
     assert!(error_of(&tar).contains("too long"));
 }
 
+/// SECURITY section 6: what a stale staging directory may hold.
 #[test]
 fn trees_that_resist_are_removed() {
     let site = Site::new();
