@@ -401,9 +401,9 @@ fn record(pax: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     (!key.is_empty() && !key.contains(&0)).then_some((key, value, rest))
 }
 
-/// Two sources of one name may both speak if they say the same.
+/// Two sources of one name may both speak if they say the same. An empty name says nothing.
 fn one_of(pax: Option<Vec<u8>>, gnu: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, ()> {
-    let gnu = gnu.map(|name| until_nul(&name).to_vec());
+    let gnu = gnu.map(|name| until_nul(&name).to_vec()).filter(|name| !name.is_empty());
     match (pax, gnu) {
         (Some(a), Some(b)) if a != b => Err(()),
         (a, b) => Ok(a.or(b)),

@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod archives;
+mod dialects;
 mod layers;
 mod peers;
 mod sparse;

@@ -96,7 +96,7 @@ fn merging_equals_one_archive_after_the_other() {
 }
 
 /// Whether a tool is here; if not, says so, or fails where that is asked for.
-fn need(tool: &str) -> bool {
+pub(super) fn need(tool: &str) -> bool {
     let here = Command::new(tool).arg("--version").output().is_ok();
     let required = std::env::var_os("SHIFTER_TEST_REQUIRE").is_some_and(|value| value == "1");
     assert!(here || !required, "{tool} is required and not installed");
@@ -138,7 +138,7 @@ fn write_layout(dir: &Path, layers: &[Tar]) {
     fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
 }
 
-fn umoci(site: &Site, layers: &[Tar]) -> Result<Vec<String>, String> {
+pub(super) fn umoci(site: &Site, layers: &[Tar]) -> Result<Vec<String>, String> {
     let (layout, bundle) = (site.base.path().join("layout"), site.base.path().join("bundle"));
     write_layout(&layout, layers);
     let image = format!("{}:t", layout.display());
