@@ -126,6 +126,9 @@ impl<R: BufRead> Reader<R> {
             if slot.is_some() {
                 return Err(self.malformed("two extended headers of a kind for one entry"));
             }
+            if size > MAX_EXTENDED as i64 {
+                return Err(self.malformed("an extended header of more than 1 MiB"));
+            }
             self.expect_data(size)?;
             *slot = Some(self.extended()?);
         }
@@ -309,9 +312,6 @@ impl<R: BufRead> Reader<R> {
 
     /// The data of an extended header.
     fn extended(&mut self) -> Result<Vec<u8>, Error> {
-        if self.left > MAX_EXTENDED {
-            return Err(self.malformed("an extended header of more than 1 MiB"));
-        }
         let mut all = Vec::new();
         loop {
             let bytes = self.data()?;
