@@ -430,7 +430,7 @@ fn settings_that_would_do_nothing_are_refused() {
         let mut command = place.command("shifter", &["pull", "127.0.0.1:1/x"]);
         command.env("SHIFTER_CONFIG", &config);
         let stderr = run(command).failure(125);
-        assert_says(&stderr, &[&config.display().to_string(), problem, "correct the file"]);
+        assert_says(&stderr, &[&config.display().to_string(), problem, "correct it"]);
     }
 }
 

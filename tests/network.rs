@@ -14,7 +14,6 @@ use fixtures::{
 };
 use runtime::{
     Config, Digest, Reference,
-    config::Network,
     oci::Descriptor,
     registry::{Error, Registry},
 };
@@ -310,7 +309,7 @@ fn limits_that_make_no_sense_are_refused() {
     ] {
         let place = Place::new(&SANDBOX, "limits").with_config(&format!("[network]\n{text}\n"));
         let stderr = place.pull("127.0.0.1:1/x").failure(125);
-        assert_says(&stderr, &["read configuration", problem, "correct the file"]);
+        assert_says(&stderr, &["read configuration", problem, "correct it"]);
     }
 }
 
@@ -323,16 +322,7 @@ struct Client {
 
 impl Client {
     fn new(registry: &Faulty) -> Client {
-        let config = Config {
-            login: None,
-            store: "/nowhere".into(),
-            node_dir: "/nowhere".into(),
-            check_diff_ids: true,
-            max_expansion: 200,
-            mounts: vec![],
-            network: Network { tries: 3, ..Network::default() },
-            registries: vec![],
-        };
+        let config = Config::parse("store = \"/nowhere\"\n[network]\ntries = 3").expect("settings");
         let reference: Reference = registry.name().parse().expect("a name");
         let told = Arc::<Mutex<Vec<String>>>::default();
         let hear = told.clone();

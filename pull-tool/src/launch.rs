@@ -4,7 +4,12 @@
 //! first task of a step on a node pulls the image and builds the container, the others join it.
 //! Then the process becomes the user's program.
 
-use std::{env, ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
@@ -30,6 +35,8 @@ use crate::output::{self, Progress, Style};
 #[derive(Debug)]
 pub(crate) struct Task {
     batch: bool,
+    /// Where the site's settings are, if not where they are by default.
+    config: Option<PathBuf>,
     command: Vec<OsString>,
 }
 
@@ -47,7 +54,7 @@ impl Task {
                 arguments.collect()
             }
         };
-        Some(Task { batch: task.batch, command })
+        Some(Task { batch: task.batch, config: task.config, command })
     }
 
     /// Runs the command in its container. Returns only if that fails.
@@ -55,7 +62,7 @@ impl Task {
         reset_signals();
         let node = node_name();
         // 32 tasks on a node need not say it 32 times.
-        let (report, speaks) = match Setting::find() {
+        let (report, speaks) = match Setting::find(self.config.as_deref()) {
             // There is nothing yet to agree over, but all of them fail alike.
             Err(report) => (report, is_first_of_node()),
             Ok(setting) => {
@@ -112,12 +119,16 @@ struct Setting {
 }
 
 impl Setting {
-    fn find() -> Result<Setting, Report> {
+    fn find(site: Option<&Path>) -> Result<Setting, Report> {
         let carrier = env::var_os(REQUEST_VAR).unwrap_or_default();
         let (_, reference) = Request::from_carrier(&carrier.to_string_lossy())
             .map_err(|e| Report::from(&e))?
             .ok_or_else(no_request)?;
-        let config = Config::load().map_err(|e| Report::from(&e))?;
+        let config = match site {
+            Some(site) => Config::load_from(site),
+            None => Config::load(),
+        };
+        let config = config.map_err(|e| Report::from(&e))?;
         let host = Host::probe().map_err(|e| Report::system("look up the calling user", &e))?;
         Node::open(&config.node_dir).map_err(|e| Report::from(&e))?;
         Ok(Setting { reference, config, host })

@@ -98,16 +98,7 @@ fn prepared() -> Result<(Plan, PathBuf, Mode), Box<dyn Error>> {
         config: serde_json::from_str(&config)?,
         rootfs,
     };
-    let config = Config {
-        store: PathBuf::new(),
-        node_dir: node_dir.clone(),
-        check_diff_ids: true,
-        max_expansion: 0,
-        mounts: vec![],
-        network: runtime::config::Network::default(),
-        registries: vec![],
-        login: None,
-    };
+    let config = Config::parse(&format!("store = \"/none\"\nnode_dir = {node_dir:?}"))?;
     let plan = container::plan(&image, &options, &config, &Host::probe()?, env::vars_os())?;
     Ok((plan, node_dir, mode))
 }

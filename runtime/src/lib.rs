@@ -67,6 +67,7 @@ pub mod report;
 pub mod request;
 #[cfg(feature = "pull")]
 pub mod store;
+pub mod suggest;
 pub mod sys;
 
 pub use config::Config;

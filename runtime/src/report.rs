@@ -82,12 +82,20 @@ impl From<&crate::request::Error> for Report {
 
 impl From<&crate::config::Error> for Report {
     fn from(error: &crate::config::Error) -> Report {
+        use crate::config::{Error, Origin};
         let remedy = match error {
-            crate::config::Error::Read { .. } => "make it readable, or correct SHIFTER_CONFIG",
-            crate::config::Error::Syntax { .. } | crate::config::Error::Value { .. } => {
-                "correct the file"
+            Error::Read { .. } => "make it readable, or correct SHIFTER_CONFIG",
+            Error::Syntax { source, .. } => {
+                let remedy = match crate::suggest::field(source.message()) {
+                    Some(known) => format!("did you mean {known}?"),
+                    None => "correct the file".to_owned(),
+                };
+                return Report::runtime(error, &remedy);
             }
-            crate::config::Error::NoStore => "set SHIFTER_STORE",
+            Error::Value { .. } => "correct it",
+            Error::Locked { origin: Origin::Variable(_), .. } => "unset it",
+            Error::Locked { .. } => "remove it there",
+            Error::NoStore => "set SHIFTER_STORE",
         };
         Report::runtime(error, remedy)
     }

@@ -9,6 +9,8 @@
 //! Everything travels in the job's environment, which the user can write: nothing here grants
 //! anything, and each reader checks what it reads again.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::reference::Reference;
@@ -74,6 +76,9 @@ pub struct Task {
     pub pid: u32,
     /// This is the batch script's own step.
     pub batch: bool,
+    /// The site's settings, where its plugstack.conf names another file than the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<PathBuf>,
 }
 
 impl Task {

@@ -17,7 +17,7 @@ const DEFAULT_LAUNCHER: &str = "/usr/bin/shifter";
 pub(crate) struct Settings {
     /// `shifter=PATH`: the launcher.
     pub(crate) launcher: PathBuf,
-    /// `config=PATH`: the launcher's file, whatever the user's `SHIFTER_CONFIG` says.
+    /// `config=PATH`: the site's file for the launcher, where it is not the usual one.
     pub(crate) config: Option<PathBuf>,
 }
 

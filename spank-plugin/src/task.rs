@@ -38,9 +38,6 @@ use crate::{
     settings::{self, Settings},
 };
 
-/// The launcher's variable for its file of settings.
-const CONFIG_VAR: &str = "SHIFTER_CONFIG";
-
 /// Put the user's libraries into every program (ld.so(8)).
 const PRELOADS: [&str; 2] = ["LD_PRELOAD", "LD_AUDIT"];
 
@@ -115,11 +112,8 @@ fn check_launcher(launcher: &Path) -> Result<(), Failure> {
 /// Writes what the launcher has to know.
 fn write_variables(hook: &Hook<'_>, settings: &Settings) -> Result<(), Box<dyn Error>> {
     let batch = hook.handle.job_stepid()? == slurm_sys::SLURM_BATCH_SCRIPT;
-    let task = Task { pid: std::process::id(), batch };
+    let task = Task { pid: std::process::id(), batch, config: settings.config.clone() };
     hook.handle.setenv(TASK_VAR, serde_json::to_string(&task)?, true)?;
-    if let Some(config) = &settings.config {
-        hook.handle.setenv(CONFIG_VAR, config, true)?;
-    }
     // An outer job's, if there is one; written below where it is this task's.
     hook.handle.unsetenv(ARGV0_VAR)?;
     // The launcher lets none of these into a container. They are not for itself either: a library

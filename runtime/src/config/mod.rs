@@ -1,30 +1,39 @@
-//! Settings: the site's file, then the environment.
+//! Settings: the site's file, the user's, the environment.
 //!
-//! The file is TOML, `/etc/shifter/shifter.toml` or what `SHIFTER_CONFIG` names. An unknown key is
-//! an error: a setting that silently does nothing costs an afternoon. `default.toml` beside this
-//! file is the documentation of the keys and holds their defaults.
+//! Files are TOML: `/etc/shifter/shifter.toml`, and `~/.config/shifter/shifter.toml` or what
+//! `SHIFTER_CONFIG` names. An unknown key is an error: a setting that silently does nothing costs an
+//! afternoon. `default.toml` is the documentation of the keys and holds their defaults; how several
+//! places make one is told in `layers.rs`.
+
+mod layers;
 
 use std::{
-    fs, io,
+    collections::BTreeMap,
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use serde::Deserialize;
 
+use self::layers::Layers;
 use crate::{login::Login, reference::Reference};
 
+pub use layers::{Origin, variable};
+
 /// Where the site's file is expected; it need not exist.
-pub const DEFAULT_PATH: &str = "/etc/shifter/shifter.toml";
+pub const SITE_PATH: &str = "/etc/shifter/shifter.toml";
 
 /// The settings as a site's file would say them, each with its comment.
-pub const DEFAULTS: &str = include_str!("default.toml");
+pub const DEFAULTS: &str = include_str!("../default.toml");
 
 /// All settings, resolved for the calling user.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The user's own OCI image layout.
     pub store: PathBuf,
+    /// Image layouts of the site's, which are only read, and searched before the user's own.
+    pub shared_stores: Vec<PathBuf>,
     /// Expanded images, on a node-local tmpfs.
     pub node_dir: PathBuf,
     /// Whether layers are also held against the configuration's diff_ids.
@@ -39,6 +48,8 @@ pub struct Config {
     pub registries: Vec<Registry>,
     /// Who to be at the image's registry in this run; no file says that.
     pub login: Option<Login>,
+    /// Where the values come from that are not the defaults, by their keys.
+    pub origins: BTreeMap<String, Origin>,
 }
 
 /// How long a registry is waited for; times in seconds.
@@ -187,6 +198,8 @@ impl TryFrom<String> for Mirror {
 #[serde(deny_unknown_fields)]
 struct File {
     store: Option<PathBuf>,
+    #[serde(default)]
+    shared_stores: Vec<PathBuf>,
     node_dir: Option<PathBuf>,
     #[serde(default)]
     check_diff_ids: bool,
@@ -198,6 +211,9 @@ struct File {
     network: Network,
     #[serde(default, rename = "registry")]
     registries: Vec<Registry>,
+    /// Settings that no later place may change.
+    #[serde(default)]
+    locked: Vec<String>,
 }
 
 fn max_expansion() -> u64 {
@@ -206,8 +222,10 @@ fn max_expansion() -> u64 {
 
 impl File {
     fn problem(&self) -> Option<String> {
-        for (key, path) in [("store", &self.store), ("node_dir", &self.node_dir)] {
-            if path.as_ref().is_some_and(|path| path.is_relative()) {
+        let own = [("store", self.store.as_ref()), ("node_dir", self.node_dir.as_ref())];
+        let shared = self.shared_stores.iter().map(|path| ("shared_stores", Some(path)));
+        for (key, path) in own.into_iter().chain(shared) {
+            if path.is_some_and(|path| path.is_relative()) {
                 return Some(format!("{key} is not an absolute path"));
             }
         }
@@ -249,12 +267,22 @@ pub enum Error {
         source: Box<toml::de::Error>,
     },
     /// A value that would silently do nothing, or something else for each caller.
-    #[error("read configuration {}: {problem}", path.display())]
+    #[error("read configuration {place}: {problem}")]
     Value {
-        /// Which.
-        path: PathBuf,
+        /// A file or a variable.
+        place: String,
         /// What is wrong.
         problem: String,
+    },
+    /// The site has locked it.
+    #[error("read configuration {origin}: {key} is locked by {}", site.display())]
+    Locked {
+        /// The setting.
+        key: String,
+        /// Who sets it all the same.
+        origin: Origin,
+        /// The site's file.
+        site: PathBuf,
     },
     /// Neither a setting nor a home directory says where images go.
     #[error(
@@ -264,32 +292,52 @@ pub enum Error {
 }
 
 impl Config {
-    /// Reads the site's file, if there is one, and the environment.
+    /// Reads the site's file and the user's, as far as there are any, and the environment.
     pub fn load() -> Result<Config, Error> {
+        Config::load_from(Path::new(SITE_PATH))
+    }
+
+    /// The same with another file for the site's.
+    pub fn load_from(site: &Path) -> Result<Config, Error> {
         let env = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         let named = env("SHIFTER_CONFIG").map(PathBuf::from);
-        let path = named.as_deref().unwrap_or(Path::new(DEFAULT_PATH));
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound && named.is_none() => DEFAULTS.to_owned(),
-            Err(source) => return Err(Error::Read { path: path.to_owned(), source }),
+        let own = || {
+            let dir = env("XDG_CONFIG_HOME").map(PathBuf::from);
+            dir.or_else(|| home().map(|home| home.join(".config")))
+                .map(|d| d.join("shifter/shifter.toml"))
         };
-        let file: File = toml::from_str(&text)
-            .map_err(|source| Error::Syntax { path: path.to_owned(), source: source.into() })?;
-        if let Some(problem) = file.problem() {
-            return Err(Error::Value { path: path.to_owned(), problem });
+        let mut layers = Layers::default();
+        layers.add_file(Origin::Site(site.to_owned()), site != Path::new(SITE_PATH))?;
+        let is_named = named.is_some();
+        if let Some(user) = named.or_else(own) {
+            layers.add_file(Origin::User(user), is_named)?;
         }
-        let uid = nix::unistd::getuid();
-        let store = env("SHIFTER_STORE")
-            .map(PathBuf::from)
-            .or(file.store.map(|path| for_user(&path)))
+        layers.add_variables(env)?;
+        Config::of(layers)
+    }
+
+    /// What a file of this content says, and nothing else.
+    pub fn parse(text: &str) -> Result<Config, Error> {
+        let mut layers = Layers::default();
+        layers.add_text(text, Origin::Site(SITE_PATH.into()))?;
+        Config::of(layers)
+    }
+
+    fn of(layers: Layers) -> Result<Config, Error> {
+        let (merged, origins) = layers.finish();
+        let file: File = merged.try_into().expect("each layer was read as one");
+        let env = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let store = file
+            .store
+            .map(|path| for_user(&path))
             .or_else(|| env("XDG_DATA_HOME").map(|dir| PathBuf::from(dir).join("shifter")))
             .or_else(|| home().map(|dir| dir.join(".local/share/shifter")))
             .ok_or(Error::NoStore)?;
-        let node_dir = env("SHIFTER_NODE_DIR").map(PathBuf::from);
-        let node_dir = node_dir.or(file.node_dir.map(|path| for_user(&path)));
+        let uid = nix::unistd::getuid();
+        let node_dir = file.node_dir.map(|path| for_user(&path));
         Ok(Config {
             store,
+            shared_stores: file.shared_stores,
             node_dir: node_dir.unwrap_or_else(|| format!("/dev/shm/shifter-{uid}").into()),
             check_diff_ids: file.check_diff_ids,
             max_expansion: file.max_expansion,
@@ -297,6 +345,7 @@ impl Config {
             network: file.network,
             registries: file.registries,
             login: None,
+            origins,
         })
     }
 }
@@ -345,6 +394,7 @@ mod tests {
             .collect();
         let file: File = toml::from_str(&all).expect(&all);
         assert!(file.store.is_some() && file.node_dir.is_some() && file.registries.len() == 1);
+        assert!(!file.shared_stores.is_empty() && !file.locked.is_empty());
     }
 
     #[test]

@@ -411,16 +411,8 @@ mod tests {
     }
 
     fn config(mounts: &[&str]) -> Config {
-        Config {
-            store: "/store".into(),
-            node_dir: "/shm".into(),
-            check_diff_ids: true,
-            max_expansion: 0,
-            mounts: mounts.iter().map(|&mount| mount.to_owned()).collect(),
-            network: crate::config::Network::default(),
-            registries: vec![],
-            login: None,
-        }
+        let text = format!("store = \"/store\"\nnode_dir = \"/shm\"\nmounts = {mounts:?}");
+        Config::parse(&text).expect("good settings")
     }
 
     fn host(cwd: &str) -> Host {

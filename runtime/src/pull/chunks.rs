@@ -55,7 +55,12 @@ enum Piece {
 impl<'a> Chunks<'a> {
     pub(super) fn start(job: &'a Job<'a>, shared: &'a Shared<'a>) -> Result<Chunks<'a>, Error> {
         let clock = Stopwatch::start(shared.epoch);
-        let keep = job.keep.map(|blobs| blobs.writer(job.layer)).transpose()?;
+        let keep = job.keep.map(|blobs| match &job.source {
+            Source::Registry(..) => blobs.writer(job.layer),
+            // It is here whole, in another store.
+            Source::Store(_) => blobs.copier(job.layer),
+        });
+        let keep = keep.transpose()?;
         let from = match &job.source {
             Source::Store(path) => {
                 let file = File::open(path).map_err(|e| store::Error::new("open", path, e))?;
@@ -138,13 +143,7 @@ impl<'a> Chunks<'a> {
         match piece {
             Some(Piece::Bytes(chunk)) => {
                 self.fetched += chunk.len() as u64;
-                if let Some(keep) = &mut self.keep
-                    && let Err(error) = keep.write_all(&chunk)
-                {
-                    let error = keep.error(error);
-                    self.keep = None;
-                    return Err(error.into());
-                }
+                self.keep(&chunk)?;
                 Ok(Some(chunk))
             }
             Some(Piece::End(span)) => {
@@ -161,6 +160,18 @@ impl<'a> Chunks<'a> {
             // A channel that closes without an end was cancelled.
             None => Err(Error::Cancelled),
         }
+    }
+
+    /// Writes to where the layer is kept, if it is.
+    fn keep(&mut self, chunk: &Bytes) -> Result<(), Error> {
+        if let Some(keep) = &mut self.keep
+            && let Err(error) = keep.write_all(chunk)
+        {
+            let error = keep.error(error);
+            self.keep = None;
+            return Err(error.into());
+        }
+        Ok(())
     }
 
     /// The next of the bytes that an earlier pull has left. They are as good as any other: the
@@ -186,10 +197,12 @@ impl<'a> Chunks<'a> {
         let chunk = chunk.map_err(|error| store::Error::new("read", &*path, error))?;
         if !chunk.is_empty() {
             hasher.update(&chunk);
+            self.keep(&chunk)?;
             return Ok(Some(chunk));
         }
         let got = std::mem::take(hasher).finish();
         if got != self.job.layer.digest {
+            self.keep = None;
             return Err(Error::StoredBlob { path: path.clone(), got });
         }
         Ok(None)

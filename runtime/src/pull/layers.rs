@@ -102,21 +102,23 @@ impl Pull<'_> {
         stage: Option<&'b Stage>,
     ) -> Result<Vec<Job<'b>>, Error> {
         let blobs = self.store.as_ref().map(Store::blobs);
+        let kept = self.kept(documents).map(Store::blobs);
         let mut jobs: Vec<Job<'_>> = Vec::new();
         for (number, layer) in documents.manifest.layers.iter().enumerate() {
-            let (source, keep) = match blobs.and_then(|blobs| blobs.find(layer)) {
-                Some(_) if stage.is_none() => continue,
-                Some(path) => (Source::Store(path), None),
-                None => {
-                    let again = |job: &Job<'_>| job.layer.digest == layer.digest;
-                    if stage.is_none() && jobs.iter().any(again) {
-                        continue;
-                    }
-                    let connected = self.remote.get()?;
-                    let handle = connected.executor.handle().clone();
-                    let source = Source::Registry(connected.registry.clone(), handle);
-                    (source, blobs.filter(|_| self.keep))
-                }
+            let again = |job: &Job<'_>| job.layer.digest == layer.digest;
+            let own = blobs.and_then(|blobs| blobs.find(layer));
+            if stage.is_none() && (own.is_some() || jobs.iter().any(again)) {
+                continue;
+            }
+            let shared = || self.shared().find_map(|store| store.blobs().find(layer));
+            let (source, keep) = if let Some(path) = own {
+                (Source::Store(path), None)
+            } else if let Some(path) = shared() {
+                (Source::Store(path), kept)
+            } else {
+                let connected = self.remote.get()?;
+                let handle = connected.executor.handle().clone();
+                (Source::Registry(connected.registry.clone(), handle), kept)
             };
             let diff_id = &documents.config.rootfs.diff_ids[number];
             // An uncompressed layer is its own content, whose digest is checked already.

@@ -202,7 +202,8 @@ pub fn pull(
         To::Node | To::Both => Some(Node::open(&config.node_dir)?),
     };
     let remote = Remote::new(reference, config);
-    let pull = Pull { reference, config, remote: &remote, store, node, keep: to != To::Node };
+    let mut pull = Pull::new(reference, config, &remote, store, node);
+    pull.keep = to != To::Node;
     let documents = pull.documents(None, platform, tell)?;
     let unchanged = pull.bring(&documents, tell)?;
     Ok(Pulled { digest: documents.digest, unchanged })
@@ -215,14 +216,10 @@ pub fn ensure(
     config: &Config,
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Image, Error> {
-    let store = Store::open(&config.store);
-    let known = match &store {
-        Some(store) => store.find(reference)?,
-        None => None,
-    };
     let remote = Remote::new(reference, config);
-    let node = Node::open(&config.node_dir)?;
-    let pull = Pull { reference, config, remote: &remote, store, node: Some(node), keep: false };
+    let (store, node) = (Store::open(&config.store), Node::open(&config.node_dir)?);
+    let pull = Pull::new(reference, config, &remote, store, Some(node));
+    let known = pull.known()?;
     let documents = pull.documents(known, &Platform::host(), tell)?;
     pull.bring(&documents, tell)?;
     let node = pull.node.as_ref().expect("opened above");
@@ -300,12 +297,49 @@ struct Pull<'a> {
     config: &'a Config,
     remote: &'a Remote<'a>,
     store: Option<Store>,
+    /// The site's, in the order in which they are searched.
+    shared: Vec<Store>,
+    /// One of those has turned out to be damaged: none is asked any more.
+    distrusted: std::cell::Cell<bool>,
     node: Option<Node>,
     /// Whether layers are also written to the store.
     keep: bool,
 }
 
-impl Pull<'_> {
+impl<'a> Pull<'a> {
+    fn new(
+        reference: &'a Reference,
+        config: &'a Config,
+        remote: &'a Remote<'a>,
+        store: Option<Store>,
+        node: Option<Node>,
+    ) -> Pull<'a> {
+        let shared = config.shared_stores.iter().filter_map(|path| Store::open(path)).collect();
+        let distrusted = std::cell::Cell::new(false);
+        Pull { reference, config, remote, store, shared, distrusted, node, keep: false }
+    }
+
+    /// The site's stores.
+    fn shared(&self) -> impl Iterator<Item = &Store> {
+        self.shared.iter().filter(|_| !self.distrusted.get())
+    }
+
+    /// What the stores have under the name: the site's first.
+    fn known(&self) -> Result<Option<Digest>, Error> {
+        for store in self.shared() {
+            match store.find(self.reference) {
+                Ok(None) => {}
+                Ok(found) => return Ok(found),
+                // The site's trouble need not be the user's.
+                Err(error) => self.remote.troubles.add(crate::report::chain(&error)),
+            }
+        }
+        match &self.store {
+            Some(store) => Ok(store.find(self.reference)?),
+            None => Ok(None),
+        }
+    }
+
     /// Finds the manifest and the configuration. `known` is the manifest's digest, if it is known
     /// without the registry.
     fn documents(
@@ -323,8 +357,8 @@ impl Pull<'_> {
                 self.remote.wait(connected, connected.registry.resolve(tag), tell)?
             }
         };
-        let local: Vec<_> =
-            self.store.iter().map(Store::blobs).chain(self.node.iter().map(Node::blobs)).collect();
+        let stores = self.shared().chain(&self.store).map(Store::blobs);
+        let local: Vec<_> = stores.chain(self.node.iter().map(Node::blobs)).collect();
         let is_here = |digest: &Digest| local.iter().any(|blobs| blobs.document(digest).is_some());
         let Some(node) = self.node.as_ref().filter(|_| !is_here(&resolved)) else {
             return documents::find(resolved, &local, platform, self.remote, tell);
@@ -347,6 +381,14 @@ impl Pull<'_> {
             let brought = match self.bring_alone(documents, tell) {
                 // A layer of the store's that the disk has damaged is no layer: it comes from the
                 // registry again.
+                Err(Error::StoredBlob { path, .. })
+                    if self.shared().any(|store| path.starts_with(store.path())) =>
+                {
+                    let text = format!("{} is damaged; tell the administrator", path.display());
+                    self.remote.troubles.add(text);
+                    self.distrusted.set(true);
+                    self.bring_alone(documents, tell)
+                }
                 Err(Error::StoredBlob { path, .. }) if fs::remove_file(&path).is_ok() => {
                     self.bring_alone(documents, tell)
                 }
@@ -363,9 +405,14 @@ impl Pull<'_> {
         Ok(unchanged)
     }
 
-    /// The store, if the image is wanted there.
-    fn kept(&self) -> Option<&Store> {
-        self.store.as_ref().filter(|_| self.keep)
+    /// The store, if the image is wanted there. What the site has for all need not be kept twice.
+    fn kept(&self, documents: &Documents) -> Option<&Store> {
+        let has = |store: &Store| {
+            let blobs = store.blobs();
+            matches!(store.find(self.reference), Ok(Some(digest)) if digest == documents.digest)
+                && documents.manifest.layers.iter().all(|layer| blobs.find(layer).is_some())
+        };
+        self.store.as_ref().filter(|_| self.keep && !self.shared().any(has))
     }
 
     /// Whether the image is wherever it is wanted.
@@ -376,7 +423,7 @@ impl Pull<'_> {
 
     /// The layers that the store lacks, if they are wanted there.
     fn missing<'b>(&'b self, documents: &'b Documents) -> impl Iterator<Item = &'b Descriptor> {
-        self.kept().into_iter().flat_map(|store| {
+        self.kept(documents).into_iter().flat_map(|store| {
             let layers = documents.manifest.layers.iter();
             layers.filter(|layer| store.blobs().find(layer).is_none())
         })
@@ -389,7 +436,7 @@ impl Pull<'_> {
         tell: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), Error> {
         let image = &documents.digest;
-        let (node, kept) = (self.node.as_ref(), self.kept());
+        let (node, kept) = (self.node.as_ref(), self.kept(documents));
         let lock = node.map(|node| node.lock(image, || tell(Event::Waiting))).transpose()?;
         let in_store = kept.map(|store| store.lock_image(image, || tell(Event::Waiting)));
         let _in_store = in_store.transpose()?;
@@ -454,7 +501,7 @@ impl Pull<'_> {
 
     /// Names the image in the store, whose layers are all there by now.
     fn tag(&self, documents: &Documents) -> Result<(), Error> {
-        let Some(store) = self.kept() else { return Ok(()) };
+        let Some(store) = self.kept(documents) else { return Ok(()) };
         let manifest = documents.descriptor();
         if store.has(self.reference, &manifest, &documents.resolved)? {
             return Ok(());

@@ -59,6 +59,11 @@ impl Blobs {
             .map_or_else(|| Draft::create(&self.partial, &name), Ok)
     }
 
+    /// Begins a layer whose bytes are at hand: nothing that was left of it is looked for.
+    pub fn copier(&self, layer: &Descriptor) -> Result<Draft, Error> {
+        Draft::create(&self.partial, &self.partial.join(layer.digest.hex()))
+    }
+
     /// Puts layers among the blobs, whose image is complete.
     pub fn publish(&self, layers: &[Descriptor]) -> Result<(), Error> {
         for layer in layers {
