@@ -305,7 +305,7 @@ fn limits_that_make_no_sense_are_refused() {
         ("tries = 0", "network.tries is not 1 to 1000"),
         ("idle_timeout = 0", "network.idle_timeout is not 1 to 86400 seconds"),
         ("give_up_after = 100000", "network.give_up_after is not 1 to 86400 seconds"),
-        ("retries = 3", "unknown field `retries`"),
+        ("attempts = 3", "line 2: unknown field `attempts`, expected one of"),
     ] {
         let place = Place::new(&SANDBOX, "limits").with_config(&format!("[network]\n{text}\n"));
         let stderr = place.pull("127.0.0.1:1/x").failure(125);

@@ -82,8 +82,12 @@ fn what_the_site_locks_cannot_be_changed() {
 fn a_wrong_setting_is_named_and_the_right_one_suggested() {
     let registry = Faulty::serve(&image());
     for (name, text, says) in [
-        ("typo", "mount = []", &["unknown field `mount`", "did you mean mounts?"][..]),
-        ("far", "image = 1", &["unknown field `image`", "expected one of", "correct the file"]),
+        (
+            "typo",
+            "mount = []",
+            &["typo/shifter.toml, line 1: unknown field `mount`; did you mean mounts?"][..],
+        ),
+        ("far", "image = 1", &["unknown field `image`", "expected one of", "correct it"]),
         ("typo-in-group", "[network]\ntry = 1", &["unknown field `try`"]),
         ("lock", "locked = [\"store\"]", &["only the site's file can lock settings"]),
     ] {

@@ -85,14 +85,10 @@ impl From<&crate::config::Error> for Report {
         use crate::config::{Error, Origin};
         let remedy = match error {
             Error::Read { .. } => "make it readable, or correct SHIFTER_CONFIG",
-            Error::Syntax { source, .. } => {
-                let remedy = match crate::suggest::field(source.message()) {
-                    Some(known) => format!("did you mean {known}?"),
-                    None => "correct the file".to_owned(),
-                };
-                return Report::runtime(error, &remedy);
+            Error::Syntax { meant: Some(known), .. } => {
+                return Report::runtime(error, &format!("did you mean {known}?"));
             }
-            Error::Value { .. } => "correct it",
+            Error::Syntax { .. } | Error::Value { .. } => "correct it",
             Error::Locked { origin: Origin::Variable(_), .. } => "unset it",
             Error::Locked { .. } => "remove it there",
             Error::NoStore => "set SHIFTER_STORE",

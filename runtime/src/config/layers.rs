@@ -19,6 +19,7 @@ use std::{
 use toml::{Table, Value};
 
 use super::{Error, File};
+use crate::suggest;
 
 /// How a variable's text is read.
 #[derive(Debug, Clone, Copy)]
@@ -93,8 +94,7 @@ impl Layers {
     /// Adds the content of a file.
     pub(super) fn add_text(&mut self, text: &str, origin: Origin) -> Result<(), Error> {
         let (Origin::Site(path) | Origin::User(path)) = &origin else { return Ok(()) };
-        let syntax =
-            |source: toml::de::Error| Error::Syntax { path: path.clone(), source: source.into() };
+        let syntax = |error| syntax(path, text, &error);
         let value = |problem| Error::Value { place: path.display().to_string(), problem };
         let file: File = toml::from_str(text).map_err(syntax)?;
         file.problem().map_or(Ok(()), |problem| Err(value(problem)))?;
@@ -190,6 +190,17 @@ impl Kind {
             Kind::Number => "a number",
         }
     }
+}
+
+fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> Error {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = 1 + before.matches('\n').count();
+    let meant = suggest::field(error.message()).map(str::to_owned);
+    // Who is told what was meant need not read all that it could have been.
+    let all = error.message();
+    let part = all.split_once(", expected").map_or(all, |(unknown, _)| unknown);
+    let problem = if meant.is_some() { part } else { all }.replace('\n', " ");
+    Error::Syntax { path: path.to_owned(), line, problem, meant }
 }
 
 /// The variable that sets a key.

@@ -259,12 +259,16 @@ pub enum Error {
         source: io::Error,
     },
     /// The file is not what it should be.
-    #[error("read configuration {}", path.display())]
+    #[error("read configuration {}, line {line}: {problem}", path.display())]
     Syntax {
         /// Which.
         path: PathBuf,
-        /// Line, column and what is wrong.
-        source: Box<toml::de::Error>,
+        /// Where in it.
+        line: usize,
+        /// What is wrong.
+        problem: String,
+        /// The known key that may be meant in the place of an unknown one.
+        meant: Option<String>,
     },
     /// A value that would silently do nothing, or something else for each caller.
     #[error("read configuration {place}: {problem}")]
