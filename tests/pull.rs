@@ -301,24 +301,6 @@ fn content_that_is_not_what_the_configuration_says_is_noticed() {
     place.assert_clean();
 }
 
-#[test]
-fn a_layer_that_is_no_archive_is_an_error() {
-    need!(root, registry);
-    for (name, bytes) in [
-        ("gzip", image::gzip(&[7; 2000])),
-        ("cut", image::gzip(&Layer::new().file("a", 0o644, [9; 9000]).to_tar())[..100].to_vec()),
-        ("plain", b"not an archive at all".to_vec()),
-    ] {
-        let place = SITE.place(&format!("garbage-{name}"));
-        let diff_id = image::digest(&bytes);
-        let image = Image::new().layer_of(&diff_id, bytes, Compression::Gzip);
-        SITE.registry.push(&format!("garbage:{name}"), &image.build());
-        let stderr = place.pull(&SITE.registry.name(&format!("garbage:{name}"))).failure(125);
-        assert_says(&stderr, &["pull ", "layer sha256:"]);
-        place.assert_clean();
-    }
-}
-
 /// SECURITY R15.
 #[test]
 fn images_of_other_kinds_are_refused_by_name() {

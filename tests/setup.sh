@@ -9,7 +9,8 @@ for group in "${@:?which of build, test, demo, bench?}"; do
     build) need="gcc libc6-dev make libclang1-14 nasm autoconf automake libtool" ;;
     demo) need="slurmctld slurmd slurm-client munge docker-registry busybox-static passwd" ;;
     test) need="slurmctld slurmd slurm-client munge docker-registry busybox-static passwd
-        skopeo umoci bubblewrap apache2-utils openssl findutils util-linux" ;;
+        skopeo umoci bubblewrap apache2-utils openssl findutils util-linux
+        attr" ;;
     bench) need="slurmctld slurmd slurm-client munge docker-registry busybox-static passwd
         skopeo umoci bubblewrap debootstrap curl openssl zstd python3 python3-pip
         podman charliecloud python3-lark python3-requests docker.io containerd
