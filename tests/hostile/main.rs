@@ -204,7 +204,7 @@ fn assert_refused(label: &str, place: &Place, outcome: &Outcome, says: &[&str]) 
 fn tell(root: &Path) -> Vec<String> {
     let tree = tree::read(root);
     let mut lines = Vec::new();
-    for (path, item) in &tree {
+    for (path, item) in tree.iter().filter(|(path, _)| *path != ".") {
         let below = format!("{path}/");
         let is_empty = !tree.range(below.clone()..).any(|(other, _)| other.starts_with(&below));
         let mut line = match (item.kind, &item.same_as) {
