@@ -6,6 +6,7 @@
 //! a user sees of a hostile image, by the kinds of attack in SECURITY.md, 3.1: a table each, and one
 //! runner.
 
+mod bombs;
 mod framing;
 mod links;
 mod names;
