@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod doctor;
 mod launch;
 mod login;
 mod logout;
@@ -35,6 +36,7 @@ enum Verb {
     Run(run::Arguments),
     Login(login::Arguments),
     Logout(logout::Arguments),
+    Doctor(doctor::Arguments),
 }
 
 #[derive(Debug, Parser)]
@@ -57,6 +59,7 @@ pub fn main() -> ExitCode {
         Verb::Run(arguments) => run::run(&arguments),
         Verb::Login(arguments) => login::run(&arguments),
         Verb::Logout(arguments) => logout::run(&arguments),
+        Verb::Doctor(arguments) => doctor::run(&arguments),
     };
     output::exit(result)
 }

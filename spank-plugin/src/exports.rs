@@ -37,6 +37,10 @@ static plugin_name: [u8; 8] = *b"shifter\0";
 #[unsafe(no_mangle)]
 static plugin_type: [u8; 6] = *b"spank\0";
 
+/// For `shifter doctor`, which reads this file and cannot load it.
+#[used]
+static MARK: &str = concat!("shifter-spank version ", env!("CARGO_PKG_VERSION"), "\n");
+
 /// The release that the plugin is for: whichever loads it. Slurm reads it after `dlopen`, and so
 /// after [`fill_in_version`].
 #[unsafe(no_mangle)]

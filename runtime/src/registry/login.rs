@@ -61,31 +61,46 @@ pub fn logout(registry: &str) -> Result<(String, bool), FileError> {
     Ok((shown(&path), known))
 }
 
-/// Asks at the API's root, as docker does. Returns whether the registry wanted to know.
+/// Asks a registry whether it is there and speaks the protocol. Returns whether everybody may come
+/// in; who may not is let in, or not, by each repository.
+pub fn ping(registry: &str, config: &Config) -> Result<bool, LoginError> {
+    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let transport = transport(registry, config)?;
+    match executor.map_err(LoginError::Threads)?.block_on(ask(&transport)) {
+        Ok(()) => Ok(true),
+        Err(Error::Unauthorized { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Returns whether the registry wanted to know.
 async fn check(login: &Login, config: &Config) -> Result<bool, LoginError> {
-    let problem = |e: ParseError| Error::Protocol {
-        registry: login.registry.clone(),
-        problem: e.to_string(),
-    };
-    // Of all repositories: what is asked is above them.
-    let reference: Reference = format!("{}#any", login.registry).parse().map_err(problem)?;
     let config = Config { login: Some(login.clone()), ..config.clone() };
-    let transport = Transport::registry(&reference, &config);
-    let mut patience = transport.patience();
-    let answer = loop {
-        match transport.attempt(&mut patience, Method::GET, "/v2/", &[]).await {
-            Err(error) => match patience.again(error).await {
-                Ok(()) => {}
-                Err(error) => break Err(error),
-            },
-            answer => break answer,
-        }
-    };
-    match answer {
-        Ok(_) => Ok(transport.was_asked()),
+    let transport = transport(&login.registry, &config)?;
+    match ask(&transport).await {
+        Ok(()) => Ok(transport.was_asked()),
         Err(Error::Unauthorized { registry, refusal, .. }) => {
             Err(LoginError::Refused { registry, refusal })
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+fn transport(registry: &str, config: &Config) -> Result<Transport, Error> {
+    let problem =
+        |e: ParseError| Error::Protocol { registry: registry.to_owned(), problem: e.to_string() };
+    // Of all repositories: what is asked is above them.
+    let reference: Reference = format!("{registry}#any").parse().map_err(problem)?;
+    Ok(Transport::registry(&reference, config))
+}
+
+/// Asks at the API's root, as docker does.
+async fn ask(transport: &Transport) -> Result<(), Error> {
+    let mut patience = transport.patience();
+    loop {
+        match transport.attempt(&mut patience, Method::GET, "/v2/", &[]).await {
+            Err(error) => patience.again(error).await?,
+            Ok(_) => return Ok(()),
+        }
     }
 }

@@ -44,7 +44,7 @@ pub use self::{
     credentials::{FileError, Problem, Refusal, Source},
     error::Error,
     fault::{Fault, Kind},
-    login::{LoginError, Stored, login, logout},
+    login::{LoginError, Stored, login, logout, ping},
     retry::{History, Tell},
 };
 use self::{route::Route, transport::Transport};

@@ -35,7 +35,7 @@ pub enum Limit {
 
 impl Room {
     /// Examines the file system of `path`, and the memory if that is where it keeps its files.
-    pub(super) fn of(path: &Path) -> io::Result<Room> {
+    pub fn of(path: &Path) -> io::Result<Room> {
         let stat = statvfs(path)?;
         // ramfs, or a tmpfs without a limit, tells no size at all.
         let free = match stat.blocks() {

@@ -1,0 +1,188 @@
+//! Whether Slurm knows `--container`: its configuration, the plugin, and the program that the
+//! plugin starts.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use nix::unistd::{AccessFlags, access};
+
+use super::{
+    Finding, State, Who,
+    checks::{find_bytes, find_program},
+};
+
+const WHAT: &str = "Slurm";
+/// Stands in the plugin, with its version behind it.
+const MARK: &[u8] = b"shifter-spank version ";
+
+pub(super) fn check() -> Vec<Finding> {
+    let Some(scontrol) = find_program("scontrol") else {
+        return vec![Finding::new(WHAT, State::Absent, "not on this machine")];
+    };
+    let output = Command::new(scontrol).args(["show", "config"]).stdin(Stdio::null()).output();
+    let settings = match output {
+        Ok(output) if output.status.success() => {
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        }
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stderr);
+            let says = text.lines().next().unwrap_or("scontrol fails").to_owned();
+            return vec![Finding::new(WHAT, State::Limited, says)];
+        }
+        Err(error) => return vec![Finding::new(WHAT, State::Limited, error.to_string())],
+    };
+    let value = |name: &str| {
+        let line =
+            settings.lines().find(|line| line.split('=').next().map(str::trim) == Some(name));
+        line.and_then(|line| line.split_once('=')).map(|(_, value)| value.trim().to_owned())
+    };
+    let version = value("SLURM_VERSION").unwrap_or_default();
+    let stack = value("PlugStackConfig").unwrap_or_else(|| "/etc/slurm/plugstack.conf".into());
+    let mut findings = vec![Finding::new(WHAT, State::Works, version)];
+    findings.push(match Line::find(Path::new(&stack), 0) {
+        Some(line) => line.check(),
+        None => {
+            let says = format!("{stack} does not name the plugin: srun has no --container of ours");
+            let line = "required /usr/local/lib/slurm/shifter.so shifter=/usr/local/bin/shifter";
+            Finding::new("Slurm plugin", State::Limited, says)
+                .mend(Who::Admin, format!("add the line: {line}"))
+        }
+    });
+    findings
+}
+
+/// The plugin's line in plugstack.conf (spank(7), CONFIGURATION).
+struct Line {
+    required: bool,
+    plugin: PathBuf,
+    launcher: PathBuf,
+}
+
+impl Line {
+    fn find(file: &Path, depth: usize) -> Option<Line> {
+        let text = std::fs::read_to_string(file).ok()?;
+        let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default());
+        lines.filter(|line| !line.trim().is_empty()).find_map(|line| {
+            let mut words = line.split_whitespace();
+            match (words.next()?, words.next()?) {
+                ("include", pattern) if depth < 4 => {
+                    included(file, pattern).iter().find_map(|file| Line::find(file, depth + 1))
+                }
+                (kind, plugin) if Path::new(plugin).file_name()? == "shifter.so" => {
+                    let launcher = words.find_map(|word| word.strip_prefix("shifter="));
+                    Some(Line {
+                        required: kind == "required",
+                        plugin: plugin.into(),
+                        launcher: launcher.unwrap_or("/usr/bin/shifter").into(),
+                    })
+                }
+                _ => None,
+            }
+        })
+    }
+
+    fn check(&self) -> Finding {
+        const WHAT: &str = "Slurm plugin";
+        let shown = self.plugin.display();
+        let ours = env!("CARGO_PKG_VERSION");
+        let broken = |says: String, remedy: &str| {
+            Finding::new(WHAT, State::Fails, says).mend(Who::Admin, remedy)
+        };
+        // A plugin without a directory lies in Slurm's PluginDir.
+        if self.plugin.is_relative() {
+            return Finding::new(WHAT, State::Works, format!("{shown}, not looked at"));
+        }
+        match find_bytes(&self.plugin, MARK) {
+            Err(error) => broken(format!("{shown}: {error}"), "install it on this machine"),
+            Ok(None) => broken(format!("{shown}: not shifter's plugin"), "install it again"),
+            Ok(Some(version)) if version != ours => broken(
+                format!("{shown} is of version {version}, this program of {ours}"),
+                "install both of one version",
+            ),
+            Ok(Some(_)) if access(&self.launcher, AccessFlags::X_OK).is_err() => broken(
+                format!("{} is missing, which the plugin starts", self.launcher.display()),
+                "install it on this machine, or correct shifter= in plugstack.conf",
+            ),
+            Ok(Some(version)) if !self.required => {
+                let says = format!("{shown} {version} is optional");
+                let remedy = "make it required: a node without it runs jobs on the bare host";
+                Finding::new(WHAT, State::Limited, says).mend(Who::Admin, remedy)
+            }
+            Ok(Some(version)) => Finding::new(WHAT, State::Works, format!("{shown} {version}")),
+        }
+    }
+}
+
+/// The files that an include names: a pattern with stars in its last component.
+fn included(file: &Path, pattern: &str) -> Vec<PathBuf> {
+    let path = file.parent().unwrap_or(Path::new("/")).join(pattern);
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str()))
+    else {
+        return Vec::new();
+    };
+    let parts: Vec<_> = name.split('*').collect();
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut files: Vec<_> = entries
+        .filter(|entry| matches(&entry.file_name().to_string_lossy(), &parts))
+        .map(|entry| entry.path())
+        .collect();
+    files.sort();
+    files
+}
+
+/// Whether a name is these parts, with anything between them.
+fn matches(name: &str, parts: &[&str]) -> bool {
+    match parts {
+        [] => false,
+        [whole] => name == *whole,
+        [first, middle @ .., last] => {
+            let Some(mut rest) = name.strip_prefix(first) else { return false };
+            for part in middle {
+                match rest.find(part) {
+                    Some(at) => rest = &rest[at + part.len()..],
+                    None => return false,
+                }
+            }
+            rest.ends_with(last)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_is_read_as_a_shell_does() {
+        for (pattern, name, fits) in [
+            ("plugstack.conf.d/*.conf", "shifter.conf", true),
+            ("*", "any", true),
+            ("a*b*c", "aXbYc", true),
+            ("a*b*c", "aXc", false),
+            ("a.conf", "a.conf", true),
+            ("a.conf", "b.conf", false),
+            ("aa*aa", "aaa", false),
+        ] {
+            let name_pattern = pattern.rsplit('/').next().expect("never empty");
+            let parts: Vec<_> = name_pattern.split('*').collect();
+            assert_eq!(matches(name, &parts), fits, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn the_plugins_line_is_found_wherever_it_is() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let write = |name: &str, text: &str| {
+            std::fs::write(dir.path().join(name), text).expect("a file");
+        };
+        std::fs::create_dir(dir.path().join("d")).expect("a directory");
+        write("plugstack.conf", "# optional /old/shifter.so\noptional x11.so\ninclude d/*.conf\n");
+        write("d/a.conf", "include ../plugstack.conf\n");
+        write("d/b.conf", "required\t/lib/shifter.so config=/c shifter=/bin/s # ours\n");
+        let line = Line::find(&dir.path().join("plugstack.conf"), 0).expect("it is there");
+        assert_eq!((line.required, line.launcher.to_str()), (true, Some("/bin/s")));
+        assert!(Line::find(&dir.path().join("d/a.conf"), 4).is_none());
+    }
+}
