@@ -54,6 +54,12 @@ install: build
 	install -m 755 $(RELEASE)/shifter $(RELEASE)/shifter-pull $(DESTDIR)$(PREFIX)/bin/
 	install -m 755 $(RELEASE)/libshifter_spank.so $(DESTDIR)$(PREFIX)/lib/slurm/shifter.so
 	install -m 644 runtime/src/default.toml $(DESTDIR)$(PREFIX)/share/shifter/shifter.toml
+	$(RELEASE)/shifter manual $(DESTDIR)$(PREFIX)/share/man/man1
+	for shell in bash:bash-completion/completions/shifter zsh:zsh/site-functions/_shifter \
+	    fish:fish/vendor_completions.d/shifter.fish; do \
+	    file=$(DESTDIR)$(PREFIX)/share/$${shell#*:}; \
+	    mkdir -p $${file%/*} && $(RELEASE)/shifter completion $${shell%%:*} >$$file || exit; \
+	done
 	@echo 'plugstack.conf: required $(PREFIX)/lib/slurm/shifter.so shifter=$(PREFIX)/bin/shifter'
 
 clean:

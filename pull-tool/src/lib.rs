@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod completion;
 mod doctor;
 mod launch;
 mod login;
@@ -37,6 +38,9 @@ enum Verb {
     Login(login::Arguments),
     Logout(logout::Arguments),
     Doctor(doctor::Arguments),
+    Completion(completion::Arguments),
+    #[command(hide = true)]
+    Manual(completion::Manual),
 }
 
 #[derive(Debug, Parser)]
@@ -60,6 +64,8 @@ pub fn main() -> ExitCode {
         Verb::Login(arguments) => login::run(&arguments),
         Verb::Logout(arguments) => logout::run(&arguments),
         Verb::Doctor(arguments) => doctor::run(&arguments),
+        Verb::Completion(arguments) => completion::run(&arguments),
+        Verb::Manual(arguments) => completion::manual(&arguments),
     };
     output::exit(result)
 }
