@@ -4,18 +4,22 @@ use super::*;
 
 fn check(label: &str, layers: &[&str], expected: &str) {
     let site = Site::new();
+    let said: Vec<_> = layers.iter().map(|notation| entries(notation)).collect();
     let layers: Vec<Tar> = layers.iter().map(|notation| layer(notation)).collect();
     let result = site.apply(&layers);
+    let meant = model::apply(&said).map(|tree| tree.tell());
     match expected.strip_prefix("ERROR ") {
         Some(part) => {
             let error = result.expect_err(label).to_string();
             assert!(error.contains(part), "{label}: {error}");
+            assert!(meant.is_err(), "{label}: the model: {meant:?}");
         }
         None => {
             result.expect(label);
             let expected: Vec<_> = expected.split(';').map(str::trim).collect();
             let expected: Vec<_> = expected.into_iter().filter(|e| !e.is_empty()).collect();
             assert_eq!(tell(&site.root()), expected, "{label}");
+            assert_eq!(meant.expect(label), expected, "{label}: the model");
         }
     }
 }

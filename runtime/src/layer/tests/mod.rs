@@ -11,6 +11,7 @@
 mod archives;
 mod dialects;
 mod layers;
+mod model;
 mod peers;
 mod sparse;
 
@@ -31,6 +32,7 @@ use std::{
 
 use ::tar::Header;
 
+use self::model::{Entry, Kind};
 use super::*;
 
 /// A tar archive in the making.
@@ -101,38 +103,65 @@ impl Tar {
         self
     }
 
+    fn entry(&mut self, entry: &Entry) -> &mut Tar {
+        let (kind, link, content): (_, &[u8], &[u8]) = match &entry.kind {
+            Kind::File(content) => (b'0', b"", content),
+            Kind::HardLink(to) => (b'1', to, b""),
+            Kind::Symlink(to) => (b'2', to, b""),
+            Kind::Device => (b'3', b"", b""),
+            Kind::Directory => (b'5', b"", b""),
+            Kind::Fifo => (b'6', b"", b""),
+        };
+        if !entry.xattrs.is_empty() {
+            let names: Vec<_> = entry.xattrs.keys().map(|k| format!("SCHILY.xattr.{k}")).collect();
+            let values = entry.xattrs.values().map(Vec::as_slice);
+            self.pax(&names.iter().map(String::as_str).zip(values).collect::<Vec<_>>());
+        }
+        self.item(&Item {
+            kind,
+            name: &entry.name,
+            link,
+            mode: entry.mode,
+            mtime: u64::try_from(entry.mtime).expect("a time after 1970"),
+            content,
+        })
+    }
+
     /// Adds the entries of a layer's notation.
     fn notation(&mut self, layer: &str) -> &mut Tar {
-        for (index, entry) in layer.split(';').map(str::trim).filter(|e| !e.is_empty()).enumerate()
-        {
-            let (kind, rest) = entry.split_once(' ').expect("a type and a path");
-            let (path, value) = match kind {
-                "f" => rest.split_once('=').unwrap_or((rest, "")),
-                "l" | "h" => rest.split_once(" -> ").expect("a link and its target"),
-                _ => (rest, ""),
-            };
-            let (path, mode) = path.split_once(':').unwrap_or((path, ""));
-            let plain = if kind == "d" { 0o755 } else { 0o644 };
-            let (kind, link, content) = match kind {
-                "d" => (b'5', "", ""),
-                "f" => (b'0', "", value),
-                "l" => (b'2', value, ""),
-                "h" => (b'1', value, ""),
-                "p" => (b'6', "", ""),
-                "c" => (b'3', "", ""),
-                other => panic!("type {other}"),
-            };
-            self.item(&Item {
-                kind,
-                name: path.as_bytes(),
-                link: link.as_bytes(),
-                mode: u32::from_str_radix(mode, 8).unwrap_or(plain),
-                mtime: 1_000_000 + (entry.len() * 100 + index) as u64,
-                content: content.as_bytes(),
-            });
-        }
-        self
+        entries(layer).iter().fold(self, |tar, entry| tar.entry(entry))
     }
+}
+
+/// The entries of a layer's notation.
+fn entries(layer: &str) -> Vec<Entry> {
+    let said = layer.split(';').map(str::trim).filter(|entry| !entry.is_empty());
+    let entry = |(index, said): (usize, &str)| {
+        let (kind, rest) = said.split_once(' ').expect("a type and a path");
+        let (path, value) = match kind {
+            "f" => rest.split_once('=').unwrap_or((rest, "")),
+            "l" | "h" => rest.split_once(" -> ").expect("a link and its target"),
+            _ => (rest, ""),
+        };
+        let (path, mode) = path.split_once(':').unwrap_or((path, ""));
+        let plain = if kind == "d" { 0o755 } else { 0o644 };
+        Entry {
+            name: path.into(),
+            kind: match kind {
+                "d" => Kind::Directory,
+                "f" => Kind::File(value.into()),
+                "l" => Kind::Symlink(value.into()),
+                "h" => Kind::HardLink(value.into()),
+                "p" => Kind::Fifo,
+                "c" => Kind::Device,
+                other => panic!("type {other}"),
+            },
+            mode: u32::from_str_radix(mode, 8).unwrap_or(plain),
+            mtime: 1_000_000 + (said.len() * 100 + index) as i64,
+            xattrs: Default::default(),
+        }
+    };
+    said.enumerate().map(entry).collect()
 }
 
 fn layer(notation: &str) -> Tar {
