@@ -94,16 +94,9 @@ fn walk(root: BorrowedFd<'_>, path: &[u8], missing: Missing<'_>) -> Result<Place
             }
             _ => {}
         }
-        let Some(fd) = &at.fd else {
-            name::push(&mut at.path, &component);
-            continue;
-        };
-        let found = match step(fd.as_fd(), &component) {
-            Ok(Step::Missing) => match missing {
-                Missing::Create(may) => Some(create(fd.as_fd(), &component, may)?),
-                Missing::Imagine => None,
-                Missing::Stop(_) => return Ok(Place { path: at.path, fd: None }),
-            },
+        let found = match at.fd.as_ref().map_or(Ok(Step::Missing), |fd| step(fd, &component)) {
+            // A link may lead out of it again.
+            Ok(Step::Missing) => None,
             Ok(Step::Other) => match missing {
                 Missing::Create(_) | Missing::Imagine => return Err(Errno::ENOTDIR),
                 Missing::Stop(_) => return Ok(Place { path: at.path, fd: None }),
@@ -133,6 +126,22 @@ fn walk(root: BorrowedFd<'_>, path: &[u8], missing: Missing<'_>) -> Result<Place
             return Err(Errno::ENAMETOOLONG);
         }
     }
+    // Not before it is known where the path ends.
+    if let (Missing::Create(may), None) = (missing, &at.fd) {
+        at.fd = Some(make(root, &at.path, may)?);
+    }
+    Ok(at)
+}
+
+/// Makes what is missing of the canonical path `path`.
+fn make(root: BorrowedFd<'_>, path: &[u8], may: &dyn Fn() -> bool) -> Result<OwnedFd, Errno> {
+    let mut at = open_dir(root, b"", OFlag::O_PATH)?;
+    for component in name::components(path) {
+        at = match open_child(at.as_fd(), component, OFlag::O_PATH) {
+            Err(Errno::ENOENT) => create(at.as_fd(), component, may)?,
+            other => other?,
+        };
+    }
     Ok(at)
 }
 
@@ -144,8 +153,8 @@ enum Step {
 }
 
 /// Looks at one component, without following it.
-fn step(dir: BorrowedFd<'_>, component: &[u8]) -> Result<Step, Errno> {
-    match open_child(dir, component, OFlag::O_PATH) {
+fn step(dir: &OwnedFd, component: &[u8]) -> Result<Step, Errno> {
+    match open_child(dir.as_fd(), component, OFlag::O_PATH) {
         Ok(fd) => Ok(Step::Directory(fd)),
         Err(Errno::ENOENT) => Ok(Step::Missing),
         Err(Errno::ENOTDIR | Errno::ELOOP) => match readlinkat(dir, component) {

@@ -88,6 +88,11 @@ fn layers_give_what_applying_them_in_order_gives() {
             "d x; d x/w; f x/w/z=1; l y -> ../../x/./w",
         ),
         (
+            "a link of its own that leads out of what is not there",
+            &["l y -> a/../x; f y/z=1"],
+            "d x; f x/z=1; l y -> a/../x",
+        ),
+        (
             "directory cache, R3",
             &["d a; f a/1=1; d b; l a -> b; f a/2=2"],
             "l a -> b; d b; f b/2=2",
@@ -194,6 +199,11 @@ fn layers_give_what_applying_them_in_order_gives() {
             "d a; d a/b; l a/b/l -> ../../x; d n; f n/m=1; d x; d x/y; f x/y/z=1",
         ),
         // Whiteouts.
+        (
+            "opaque through a lower link that leads out of what is not there",
+            &["l y -> a/../x; f x/z=1", "f y/.wh..wh..opq"],
+            "d x; l y -> a/../x",
+        ),
         ("whiteout of nothing", &["f a=1", "f .wh.b; f c/.wh.d"], "f a=1"),
         ("whiteout of a link, not its target", &["d a; l b -> a", "f .wh.b"], "d a"),
         (
