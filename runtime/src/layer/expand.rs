@@ -2,7 +2,7 @@
 
 use std::{
     cell::Cell,
-    ffi::CString,
+    ffi::{CStr, CString},
     io::{self, BufRead},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     rc::Rc,
@@ -32,7 +32,7 @@ use super::{
     tar::{Entry, Kind, Reader},
     unreachable,
 };
-use crate::sys::xattr::fsetxattr;
+use crate::sys::xattr::{flistxattr, fremovexattr, fsetxattr};
 
 /// What expanding a layer leaves to be done when it is merged.
 #[derive(Debug, Default)]
@@ -261,8 +261,12 @@ impl<'a> Writer<'a> {
         open: impl FnOnce() -> Result<OwnedFd, Errno>,
     ) -> Result<(), Error> {
         let mut xattrs = Xattrs::None;
-        if !entry.xattrs.is_empty() {
+        let again = self.layer.dirs.has_xattrs(path);
+        if again || !entry.xattrs.is_empty() {
             let fd = open().map_err(failed("open", &entry.name))?;
+            if again {
+                clear_xattrs(&fd).map_err(failed("remove attributes of", &entry.name))?;
+            }
             xattrs = self.set_xattrs(entry, &fd)?;
         }
         let meta = Meta { mode: entry.mode, mtime: entry.mtime, xattrs };
@@ -481,6 +485,17 @@ pub(super) fn is_allowed(xattr: &[u8]) -> bool {
     xattr.starts_with(b"user.")
         && !xattr.starts_with(b"user.overlay.")
         && !xattr.starts_with(b"user.fuseoverlayfs.")
+}
+
+/// Removes what [`is_allowed`] lets an entry set: another takes its place.
+pub(super) fn clear_xattrs(fd: &OwnedFd) -> io::Result<()> {
+    for name in flistxattr(fd)?.split_inclusive(|b| *b == 0) {
+        let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
+        if is_allowed(name.to_bytes()) {
+            fremovexattr(fd, name)?;
+        }
+    }
+    Ok(())
 }
 
 /// Answers that mean "not this attribute here": unsupported, or too large for where the file

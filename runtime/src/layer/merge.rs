@@ -19,7 +19,7 @@ use nix::{
 
 use super::{
     Error, Expanded, NO_TARGET, Name, Summary,
-    expand::{Link, is_allowed, is_refusal, kind},
+    expand::{Link, clear_xattrs, is_allowed, is_refusal, kind},
     failed, name,
     remove::{empty, remove_tree},
     resolve::{Missing, open_dir, resolve},
@@ -256,11 +256,17 @@ impl Merge<'_> {
     /// A layer that declares a directory which is already there gives it its own metadata.
     fn describe(&mut self, node: &mut Node, from: &[u8], to: &[u8]) -> Result<(), Error> {
         let Some(meta) = node.meta.take() else { return Ok(()) };
-        if meta.xattrs == Xattrs::Some {
+        let (ours, theirs) = (meta.xattrs == Xattrs::Some, self.dirs.has_xattrs(to));
+        if ours || theirs {
             let open = |root, path| open_dir(root, path, OFlag::O_RDONLY);
-            let ours = open(self.staging, from).map_err(failed("open", from))?;
-            let theirs = open(self.root, to).map_err(failed("open", to))?;
-            copy_xattrs(&ours, &theirs).map_err(failed("copy attributes of", from))?;
+            let to_fd = open(self.root, to).map_err(failed("open", to))?;
+            if theirs {
+                clear_xattrs(&to_fd).map_err(failed("remove attributes of", from))?;
+            }
+            if ours {
+                let from_fd = open(self.staging, from).map_err(failed("open", from))?;
+                copy_xattrs(&from_fd, &to_fd).map_err(failed("copy attributes of", from))?;
+            }
         }
         self.dirs.at_mut(to).meta = Some(meta);
         Ok(())

@@ -61,6 +61,12 @@ impl Node {
         }
     }
 
+    /// Whether the directory at `path` has attributes that its entry brought.
+    pub(super) fn has_xattrs(&self, path: &[u8]) -> bool {
+        let meta = self.at(path).and_then(|node| node.meta);
+        meta.is_some_and(|meta| meta.xattrs == Xattrs::Some)
+    }
+
     /// Whether a layer declares this directory itself.
     pub(super) fn is_explicit(&self) -> bool {
         self.meta.is_some()

@@ -15,6 +15,13 @@ pub fn fsetxattr(fd: impl AsFd, name: &CStr, value: &[u8]) -> io::Result<()> {
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Removes one attribute: [`fremovexattr(2)`](https://man7.org/linux/man-pages/man2/removexattr.2.html).
+pub fn fremovexattr(fd: impl AsFd, name: &CStr) -> io::Result<()> {
+    // SAFETY: as in `fsetxattr`.
+    let rc = unsafe { libc::fremovexattr(fd.as_fd().as_raw_fd(), name.as_ptr()) };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Reads one attribute: [`fgetxattr(2)`](https://man7.org/linux/man-pages/man2/getxattr.2.html).
 pub fn fgetxattr(fd: impl AsFd, name: &CStr) -> io::Result<Vec<u8>> {
     let fd = fd.as_fd().as_raw_fd();
