@@ -95,8 +95,6 @@ struct Writer<'a> {
 
 /// A directory to put entries in.
 struct Parent {
-    /// The path by which it was asked for.
-    asked: Vec<u8>,
     /// Its canonical path.
     path: Vec<u8>,
     fd: OwnedFd,
@@ -391,7 +389,7 @@ impl<'a> Writer<'a> {
     /// The directory that an entry belongs in, made if it is missing.
     fn parent(&mut self, dir: &[u8], entry: &Entry) -> Result<Rc<Parent>, Error> {
         if let Some(last) = &self.last
-            && last.asked == dir
+            && last.path == dir
         {
             return Ok(Rc::clone(last));
         }
@@ -407,8 +405,9 @@ impl<'a> Writer<'a> {
         };
         self.layer.summary.directories += made.get();
         let fd = place.fd.ok_or(Errno::ENOENT).map_err(unreachable(&entry.name))?;
-        let parent = Rc::new(Parent { asked: dir.to_vec(), path: place.path, fd });
-        self.last = Some(Rc::clone(&parent));
+        let parent = Rc::new(Parent { path: place.path, fd });
+        // Not by way of links: what they lead through may change without a look at this.
+        self.last = (parent.path == dir).then(|| Rc::clone(&parent));
         Ok(parent)
     }
 

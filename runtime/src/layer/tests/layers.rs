@@ -102,6 +102,11 @@ fn layers_give_what_applying_them_in_order_gives() {
             &["d b; d c; l a -> b; f a/1=1; l a -> c; f a/2=2"],
             "l a -> c; d b; f b/1=1; d c; f c/2=2",
         ),
+        (
+            "directory cache through what was not there, R3",
+            &["l c -> a/d/..; l c/d -> /z/y; f c/f=1"],
+            "d a; l a/d -> /z/y; l c -> a/d/..; d z; f z/f=1",
+        ),
         ("hard links", &["f a=1; h b -> a; h c -> ./b"], "f a=1; h b -> a; h c -> a"),
         ("hard link to a symbolic link", &["l a -> x; h b -> a"], "l a -> x; l b -> x"),
         ("hard link over a directory", &["f a=1; d b; f b/c=1; h b -> a"], "f a=1; h b -> a"),
