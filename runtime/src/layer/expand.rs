@@ -308,13 +308,16 @@ impl<'a> Writer<'a> {
             Err(Errno::ENOTDIR) => return Err(target.refused(NO_TARGET)),
             other => other.map_err(unreachable(&target.entry.name))?,
         };
-        let to_itself = place.path == target.parent.path && to_base == target.base;
+        let at = name::join(&target.parent.path, target.base);
+        let to_itself = name::join(&place.path, to_base) == at;
         if let Some(to_fd) = place.fd {
             match kind(to_fd.as_fd(), to_base) {
                 // A directory that nobody declared may stand for a link of a lower layer.
                 Ok(SFlag::S_IFDIR) if !self.is_explicit(&place.path, to_base) => {}
                 Ok(SFlag::S_IFDIR) => return Err(target.refused("a hard link to a directory")),
                 Ok(_) if to_itself => return Ok(()),
+                // It would take the place of the directory that its target lies in.
+                Ok(_) if name::is_within(&place.path, &at) => return Err(target.refused(NO_TARGET)),
                 Ok(_) => {
                     let link = |dir: BorrowedFd<'_>, base: &[u8]| {
                         linkat(&to_fd, to_base, dir, base, AtFlags::empty())

@@ -147,6 +147,11 @@ fn layers_give_what_applying_them_in_order_gives() {
             "l c -> /t; d t; l t/y -> /t",
         ),
         (
+            "hard link in place of its target's directory",
+            &["f a/x=1; h a -> a/x"],
+            "ERROR a: a hard link to a file that does not",
+        ),
+        (
             "hard link to a directory that nobody declared",
             &["f a/x=1; h b -> a"],
             "ERROR b: a hard link to a directory",

@@ -376,6 +376,8 @@ impl Layer {
         match self.own.get(&target).cloned() {
             Some(What::Dir(dir)) if dir.meta.is_some() => Err(TO_DIRECTORY),
             Some(What::Leaf(_)) if target == at => Ok(()),
+            // It would take the place of the directory that its target lies in.
+            Some(What::Leaf(_)) if target.starts_with(&at) => Err(NO_TARGET),
             Some(leaf @ What::Leaf(_)) => self.put(&at, leaf),
             // A directory that nobody declared may be a link of a lower layer.
             None | Some(What::Dir(_)) => {
