@@ -267,7 +267,8 @@ impl<'a> Writer<'a> {
             }
             xattrs = self.set_xattrs(entry, &fd)?;
         }
-        let meta = Meta { mode: entry.mode, mtime: entry.mtime, xattrs };
+        let order = self.layer.summary.entries();
+        let meta = Meta { mode: entry.mode, mtime: entry.mtime, order, xattrs };
         self.layer.dirs.at_mut(path).meta = Some(meta);
         Ok(())
     }
@@ -398,7 +399,7 @@ impl<'a> Writer<'a> {
         }
         let made = Cell::new(0);
         let room = self.limits.entries.saturating_sub(self.layer.summary.entries());
-        let may = || {
+        let may = |_: &[u8]| {
             made.set(made.get() + 1);
             made.get() <= room
         };

@@ -1,6 +1,7 @@
 //! Layers into one tree, in order, by rename.
 
 use std::{
+    cell::RefCell,
     ffi::{CStr, CString},
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -22,8 +23,8 @@ use super::{
     expand::{Link, clear_xattrs, is_allowed, is_refusal, kind},
     failed, name,
     remove::{empty, remove_tree},
-    resolve::{Missing, open_dir, resolve},
-    shadow::{Node, Xattrs},
+    resolve::{Missing, make, open_dir, resolve},
+    shadow::{Brought, Node, Part, Xattrs},
     unreachable,
 };
 use crate::sys::xattr::{fgetxattr, flistxattr, fsetxattr};
@@ -51,8 +52,13 @@ impl Tree {
     /// After an error the tree is good for nothing but removal.
     pub fn merge(&mut self, staging: impl AsFd, layer: Expanded) -> Result<(), Error> {
         self.summary += layer.summary();
-        let mut merge =
-            Merge { root: self.root.as_fd(), staging: staging.as_fd(), dirs: &mut self.dirs };
+        let mut merge = Merge {
+            root: self.root.as_fd(),
+            staging: staging.as_fd(),
+            dirs: &mut self.dirs,
+            brought: Brought::default(),
+            through: false,
+        };
         let later = merge.link_to_lower(&layer)?;
         merge.remove_hidden(&layer)?;
         merge.move_all(layer.dirs)?;
@@ -96,6 +102,18 @@ struct Merge<'a> {
     staging: BorrowedFd<'a>,
     /// The tree's directories.
     dirs: &'a mut Node,
+    brought: Brought,
+    /// Whether names are at hand that lead through links of lower layers.
+    through: bool,
+}
+
+/// What a whiteout takes away.
+#[derive(Clone, Copy)]
+enum Hides {
+    /// What has this name.
+    Name,
+    /// All that the directory holds.
+    Content,
 }
 
 /// A directory of the staging and the directory of the tree that it is merged into.
@@ -134,7 +152,7 @@ impl Merge<'_> {
             // A lower link may lead to a directory that this layer brings files for: those then.
             let own = (lower.path != dir).then(|| {
                 let own = open_dir(self.staging, &lower.path, OFlag::O_PATH).ok()?;
-                kind(own.as_fd(), base).ok().map(|_| own)
+                kind(own.as_fd(), base).is_ok_and(|kind| kind != SFlag::S_IFDIR).then_some(own)
             });
             let target = own.flatten().unwrap_or(lower_fd);
             if !link_file(target.as_fd(), base, place.as_fd(), &link.base, &path)? {
@@ -144,25 +162,32 @@ impl Merge<'_> {
         Ok(later)
     }
 
-    /// Step 2: what this layer takes away.
+    /// Step 2: what this layer takes away. What lies above goes first, wherever it stands in the
+    /// archive: below a link that goes, nothing is meant that the link led to.
     fn remove_hidden(&mut self, layer: &Expanded) -> Result<(), Error> {
-        for path in &layer.opaque {
-            let place = resolve(self.root, path, Missing::Stop(Some(&layer.dirs)))
-                .map_err(unreachable(path))?;
-            if place.fd.is_some() {
-                let dir = open_dir(self.root, &place.path, OFlag::O_RDONLY)
-                    .map_err(failed("open", path))?;
-                empty(dir).map_err(failed("empty", path))?;
-                self.dirs.at_mut(&place.path).dirs.clear();
-            }
-        }
-        for path in &layer.whiteouts {
-            let (dir, base) = name::split(path);
+        let whiteouts = layer.whiteouts.iter().map(|path| (path, Hides::Name));
+        let opaque = layer.opaque.iter().map(|path| (path, Hides::Content));
+        let mut hidden: Vec<_> = whiteouts.chain(opaque).collect();
+        hidden.sort_by(|(a, _), (b, _)| name::components(a).cmp(name::components(b)));
+        for (path, hides) in hidden {
+            let (dir, base) = match hides {
+                Hides::Name => name::split(path),
+                Hides::Content => (path.as_slice(), b"".as_slice()),
+            };
             let place = resolve(self.root, dir, Missing::Stop(Some(&layer.dirs)))
                 .map_err(unreachable(path))?;
-            if let Some(fd) = place.fd {
-                remove_tree(fd.as_fd(), name::os(base)).map_err(failed("remove", path))?;
-                self.dirs.remove(&name::join(&place.path, base));
+            let Some(fd) = place.fd else { continue };
+            match hides {
+                Hides::Name => {
+                    remove_tree(fd.as_fd(), name::os(base)).map_err(failed("remove", path))?;
+                    self.dirs.remove(&name::join(&place.path, base));
+                }
+                Hides::Content => {
+                    let dir = open_dir(self.root, &place.path, OFlag::O_RDONLY)
+                        .map_err(failed("open", path))?;
+                    empty(dir).map_err(failed("empty", path))?;
+                    self.dirs.at_mut(&place.path).dirs.clear();
+                }
             }
         }
         Ok(())
@@ -170,21 +195,42 @@ impl Merge<'_> {
 
     /// Step 3: what this layer brings.
     fn move_all(&mut self, mut root: Node) -> Result<(), Error> {
-        let mut through_links = Vec::new();
-        let mut pairs = Vec::new();
         self.describe(&mut root, &[], &[])?;
-        pairs.push(Pair { from: Vec::new(), to: Vec::new(), node: root });
+        let mut pairs = vec![Pair { from: Vec::new(), to: Vec::new(), node: root }];
         loop {
+            let mut through_links = Vec::new();
             while let Some(pair) = pairs.pop() {
                 self.move_dir(pair, &mut pairs, &mut through_links)?;
             }
-            // Last, when all that a link may lead through is in its place.
-            let Some(mut pair) = through_links.pop() else { return Ok(()) };
-            pair.to = resolve(self.root, &pair.to, Missing::Create(&|| true))
-                .map_err(unreachable(&pair.from))?
-                .path;
-            pairs.push(pair);
+            if through_links.is_empty() {
+                return Ok(());
+            }
+            // Last, when all that a link may lead through is in its place. Where each of them
+            // leads is asked before any of them is moved, so that their order says nothing.
+            self.through = true;
+            for pair in &mut through_links {
+                let place = resolve(self.root, &pair.to, Missing::Imagine)
+                    .map_err(unreachable(&pair.from))?;
+                let link = std::mem::replace(&mut pair.to, place.path);
+                self.brought.extend([(link, Part::Use)]);
+            }
+            for pair in &through_links {
+                self.make_dir(pair)?;
+            }
+            pairs = through_links;
         }
+    }
+
+    /// Makes the directory that a link leads to.
+    fn make_dir(&mut self, pair: &Pair) -> Result<(), Error> {
+        let made = RefCell::new(Vec::new());
+        let note = |path: &[u8]| {
+            made.borrow_mut().push((path.to_vec(), Part::All));
+            true
+        };
+        make(self.root, &pair.to, &note).map_err(unless_met("create", &pair.from))?;
+        self.brought.extend(made.into_inner());
+        Ok(())
     }
 
     fn move_dir(
@@ -195,11 +241,12 @@ impl Merge<'_> {
     ) -> Result<(), Error> {
         let from = open_dir(self.staging, &pair.from, OFlag::O_RDONLY)
             .map_err(failed("open", &pair.from))?;
-        let to = open_dir(self.root, &pair.to, OFlag::O_PATH).map_err(failed("open", &pair.to))?;
+        let to = open_dir(self.root, &pair.to, OFlag::O_PATH);
+        let to = to.map_err(unless_met("open", &pair.from))?;
         let names = list(&from).map_err(failed("read", &pair.from))?;
         for (entry, d_type) in names {
             let base = entry.to_bytes();
-            let path = name::join(&pair.from, base);
+            let (path, to_path) = (name::join(&pair.from, base), name::join(&pair.to, base));
             let node = pair.node.dirs.remove(base);
             if !move_new(&from, &to, &entry).map_err(failed("move", &path))? {
                 let ours = match d_type {
@@ -209,27 +256,36 @@ impl Merge<'_> {
                 };
                 let theirs = kind(to.as_fd(), base).map_err(failed("look at", &path))?;
                 let explicit = node.as_ref().is_some_and(Node::is_explicit);
-                if ours == SFlag::S_IFDIR && (theirs == SFlag::S_IFDIR || !explicit) {
-                    let mut both = Pair {
-                        to: name::join(&pair.to, base),
-                        from: path,
-                        node: node.unwrap_or_default(),
-                    };
+                let merges = ours == SFlag::S_IFDIR && (theirs == SFlag::S_IFDIR || !explicit);
+                // Nothing says which of the two came later.
+                let met = match theirs {
+                    _ if !self.through => false,
+                    _ if !merges => self.brought.touches(&to_path),
+                    SFlag::S_IFDIR => false,
+                    _ => self.brought.owns(&to_path),
+                };
+                if met {
+                    return Err(meets(&path));
+                }
+                if merges {
+                    let node = node.unwrap_or_default();
+                    let mut pair = Pair { to: to_path, from: path, node };
                     match theirs {
                         SFlag::S_IFDIR => {
-                            self.describe(&mut both.node, &both.from, &both.to)?;
-                            pairs.push(both);
+                            self.describe(&mut pair.node, &pair.from, &pair.to)?;
+                            pairs.push(pair);
                         }
-                        SFlag::S_IFLNK => through_links.push(both),
-                        _ => return Err(unreachable(&both.from)(Errno::ENOTDIR)),
+                        SFlag::S_IFLNK => through_links.push(pair),
+                        _ => return Err(unreachable(&pair.from)(Errno::ENOTDIR)),
                     }
                     continue;
                 }
                 self.replace(&from, &to, &entry, [ours, theirs]).map_err(failed("move", &path))?;
                 if theirs == SFlag::S_IFDIR {
-                    self.dirs.remove(&name::join(&pair.to, base));
+                    self.dirs.remove(&to_path);
                 }
             }
+            self.brought.extend([(to_path, Part::All)]);
             if let Some(node) = node {
                 self.dirs.at_mut(&pair.to).dirs.insert(base.into(), node);
             }
@@ -256,6 +312,13 @@ impl Merge<'_> {
     /// A layer that declares a directory which is already there gives it its own metadata.
     fn describe(&mut self, node: &mut Node, from: &[u8], to: &[u8]) -> Result<(), Error> {
         let Some(meta) = node.meta.take() else { return Ok(()) };
+        if self.through && self.brought.owns(to) {
+            let theirs = self.dirs.at(to).and_then(|node| node.meta);
+            if theirs.is_some_and(|theirs| theirs.order > meta.order) {
+                return Ok(());
+            }
+        }
+        self.brought.extend([(to.to_vec(), Part::Metadata)]);
         let (ours, theirs) = (meta.xattrs == Xattrs::Some, self.dirs.has_xattrs(to));
         if ours || theirs {
             let open = |root, path| open_dir(root, path, OFlag::O_RDONLY);
@@ -274,11 +337,12 @@ impl Merge<'_> {
 
     /// Step 4: hard links whose target is found only in the merged tree.
     fn link_in_tree(&mut self, links: &[Link]) -> Result<(), Error> {
+        let root = self.root;
         for link in links {
             let path = name::join(&link.dir, &link.base);
-            let find = |dir, missing| resolve(self.root, dir, missing).map_err(unreachable(&path));
+            let find = |dir, missing| resolve(root, dir, missing).map_err(unreachable(&path));
             let target = find(&link.target_dir, Missing::Stop(None))?;
-            let place = find(&link.dir, Missing::Create(&|| true))?;
+            let place = find(&link.dir, Missing::Create(&|_| true))?;
             let (Some(target), Some(place_fd)) = (target.fd, place.fd) else {
                 return Err(no_target(&path));
             };
@@ -286,13 +350,33 @@ impl Merge<'_> {
                 return Err(no_target(&path));
             }
             let (to, base) = (place_fd.as_fd(), link.base.as_slice());
+            let to_path = name::join(&place.path, base);
+            if self.through && kind(to, base).is_ok() && self.brought.touches(&to_path) {
+                return Err(meets(&path));
+            }
             remove_tree(to, name::os(base)).map_err(failed("replace", &path))?;
-            self.dirs.remove(&name::join(&place.path, base));
+            self.dirs.remove(&to_path);
+            self.brought.extend([(to_path, Part::All)]);
             if !link_file(target.as_fd(), &link.target_base, to, base, &path)? {
                 return Err(no_target(&path));
             }
         }
         Ok(())
+    }
+}
+
+/// Two names of a layer are one, by a link of a lower layer, and not both are directories.
+fn meets(entry: &[u8]) -> Error {
+    let problem = "leads through a link of a lower layer to another entry of its own layer";
+    Error::Refused { entry: Name::new(entry), problem }
+}
+
+/// Words why a directory cannot be had that was found a moment ago: where it is none any more, an
+/// entry of the same layer has taken its place.
+fn unless_met(op: &'static str, entry: &[u8]) -> impl FnOnce(Errno) -> Error {
+    move |errno| match errno {
+        Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP => meets(entry),
+        _ => failed(op, entry)(errno),
     }
 }
 

@@ -13,7 +13,8 @@
 //!
 //! merging one layer:  1  hard links to files of lower layers are made in the staging
 //!                     2  whiteouts and opaque directories are carried out on the tree
-//!                     3  staging is moved into the tree, name by name
+//!                     3  staging is moved into the tree, name by name; what leads through links
+//!                        of lower layers comes last
 //!                     4  hard links that lead through the merged tree are made
 //! ```
 //!
@@ -50,9 +51,19 @@
 //!   (SECURITY R6, R7).
 //! - Nothing is allocated by a size that the archive claims (SECURITY R9).
 //!
-//! Where layers can be told from one another only by the order of entries *within* one, and two
-//! names of one layer meet only through a link of a lower one (`lib/f` and `usr/lib/f` over
-//! `lib -> usr/lib`), the name without the link gives way. No tool writes such layers.
+//! What a layer says does not hang on the order of its entries, but for names that come twice and
+//! links that it makes itself. So some layers mean something else here than to who applies entry
+//! after entry; no tool writes them:
+//!
+//! - Whiteouts go first, the upper ones before those below them; hard links to lower files are made
+//!   even before, so that they have their target although it goes.
+//! - A directory that is declared is one from the start, for what comes before its entry as well: it
+//!   takes the place of a lower link, and nothing goes through that.
+//! - Of what is given up again, nothing remains: `d/f`, then a file `d`, leave no `f`, even if `d` is
+//!   a link of a lower layer.
+//! - Two names of one layer that are the same only by a link of a lower one (`lib/f` and
+//!   `usr/lib/f` over `lib -> usr/lib`) have no order. Directories become one, described by the later
+//!   entry; anything else is refused, never silently lost.
 
 #![forbid(unsafe_code)]
 

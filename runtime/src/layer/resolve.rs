@@ -22,8 +22,9 @@ const PATH_MAX: usize = 4096;
 /// What to do about a directory that is not there.
 #[derive(Clone, Copy)]
 pub(super) enum Missing<'a> {
-    /// Make it and all below: somebody declared an entry in it.
-    Create(&'a dyn Fn() -> bool),
+    /// Make it and all below: somebody declared an entry in it. The caller is told of each before,
+    /// by its canonical path, and may say that it is one too many.
+    Create(&'a dyn Fn(&[u8]) -> bool),
     /// Go on by name alone: in another layer it may exist.
     Imagine,
     /// Give up. So too at a link in whose place the given layer puts a directory of its own: what
@@ -133,12 +134,20 @@ fn walk(root: BorrowedFd<'_>, path: &[u8], missing: Missing<'_>) -> Result<Place
     Ok(at)
 }
 
-/// Makes what is missing of the canonical path `path`.
-fn make(root: BorrowedFd<'_>, path: &[u8], may: &dyn Fn() -> bool) -> Result<OwnedFd, Errno> {
+/// Makes what is missing of the canonical path `path`; a link in it is an error. `may` as in
+/// [`Missing::Create`].
+pub(super) fn make(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+    may: &dyn Fn(&[u8]) -> bool,
+) -> Result<OwnedFd, Errno> {
     let mut at = open_dir(root, b"", OFlag::O_PATH)?;
+    let mut made = Vec::with_capacity(path.len());
     for component in name::components(path) {
+        name::push(&mut made, component);
         at = match open_child(at.as_fd(), component, OFlag::O_PATH) {
-            Err(Errno::ENOENT) => create(at.as_fd(), component, may)?,
+            Err(Errno::ENOENT) if may(&made) => create(at.as_fd(), component)?,
+            Err(Errno::ENOENT) => return Err(Errno::E2BIG),
             other => other?,
         };
     }
@@ -168,10 +177,7 @@ fn step(dir: &OwnedFd, component: &[u8]) -> Result<Step, Errno> {
 
 /// Makes an implicit directory. Its mode is 0755 whatever the umask, and nobody's set-group-ID bit
 /// is inherited.
-fn create(dir: BorrowedFd<'_>, component: &[u8], may: &dyn Fn() -> bool) -> Result<OwnedFd, Errno> {
-    if !may() {
-        return Err(Errno::E2BIG);
-    }
+fn create(dir: BorrowedFd<'_>, component: &[u8]) -> Result<OwnedFd, Errno> {
     let mode = Mode::from_bits_truncate(0o755);
     mkdirat(dir, component, mode)?;
     // By name, but of what was made a moment ago in a tree that is this process's alone.

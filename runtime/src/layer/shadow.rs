@@ -16,6 +16,8 @@ use super::name;
 pub(super) struct Meta {
     pub(super) mode: u32,
     pub(super) mtime: TimeSpec,
+    /// Later in a layer is more.
+    pub(super) order: u64,
     /// Whether it brought extended attributes; they are on the directory already.
     pub(super) xattrs: Xattrs,
 }
@@ -70,6 +72,51 @@ impl Node {
     /// Whether a layer declares this directory itself.
     pub(super) fn is_explicit(&self) -> bool {
         self.meta.is_some()
+    }
+}
+
+/// What one layer has put into the tree, by canonical path: looked at only where one of its names
+/// led through a link of a lower layer, and so may be the same as another of its own.
+#[derive(Debug, Default)]
+pub(super) struct Brought {
+    /// Not yet among the known: putting it in order costs more than the renames are worth.
+    log: Vec<(Vec<u8>, Part)>,
+    known: BTreeMap<Vec<u8>, Part>,
+}
+
+/// How much of a path is the layer's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Part {
+    /// It leads through it: a link of lower layers.
+    Use,
+    /// The metadata of a directory of lower layers.
+    Metadata,
+    /// It, and all that lies below it.
+    All,
+}
+
+impl Brought {
+    pub(super) fn extend(&mut self, parts: impl IntoIterator<Item = (Vec<u8>, Part)>) {
+        self.log.extend(parts);
+    }
+
+    /// Whether what lies at `path` is the layer's.
+    pub(super) fn owns(&mut self, path: &[u8]) -> bool {
+        for (path, part) in self.log.drain(..) {
+            let known = self.known.entry(path).or_insert(part);
+            *known = part.max(*known);
+        }
+        let above = |end| self.known.get(&path[..end]) == Some(&Part::All);
+        self.known.get(path).is_some_and(|part| *part > Part::Use)
+            || path.iter().enumerate().any(|(end, byte)| *byte == b'/' && above(end))
+    }
+
+    /// Whether what lies at `path` is the layer's, or in its use, or holds anything that is.
+    pub(super) fn touches(&mut self, path: &[u8]) -> bool {
+        let below = name::join(path, b"");
+        self.owns(path)
+            || self.known.contains_key(path)
+            || self.known.range(below.clone()..).next().is_some_and(|(p, _)| p.starts_with(&below))
     }
 }
 

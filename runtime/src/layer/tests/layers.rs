@@ -242,11 +242,73 @@ fn layers_give_what_applying_them_in_order_gives() {
             &["f .wh..wh.plnk/1.2=x; f .wh..wh.aufs; d .wh..wh.orph; f a=1"],
             "f a=1",
         ),
+        (
+            "whiteouts, the upper one first",
+            &["d e; f e/x=1; l d -> e", "f d/.wh.x; f .wh.d"],
+            "d e; f e/x=1",
+        ),
+        (
+            "opaque below a whiteout",
+            &["d e; f e/x=1; l d -> e", "f d/y=2; f d/.wh..wh..opq; f .wh.d"],
+            "d d; f d/y=2; d e; f e/x=1",
+        ),
         ("whiteout in a layer below", &["f .wh.a; f b/.wh..wh..opq", "f a=1"], "f a=1"),
         ("whiteout of what comes again", &["f a=1", "f .wh.a", "f a=3"], "f a=3"),
         ("an empty layer", &["f a=1", "", "f b=2"], "f a=1; f b=2"),
     ] {
         check(label, layers, tree);
+    }
+}
+
+/// Two names of one layer that are the same by a link of a lower one: which came later is not known
+/// when they meet. What needs no order is done, all else is refused; never is one silently lost.
+#[test]
+fn names_that_meet_through_a_lower_link_are_not_lost() {
+    let refused = |name: &str| format!("ERROR {name}: {MET}");
+    let lower = "d usr; d usr/lib; f usr/lib/old=0; l lib -> usr/lib; l also -> /lib";
+    let around = "l also -> /lib; l lib -> usr/lib; d usr; d usr/lib";
+    for (label, layer, tree) in [
+        ("files", "f usr/lib/f=1; f lib/f=2", refused("lib/f")),
+        ("files, the other way around", "f lib/f=1; f usr/lib/f=2", refused("lib/f")),
+        ("both through links", "f lib/f=1; f also/f=2", String::new()),
+        ("both through links, over a lower file", "f lib/old=1; f also/old=2", String::new()),
+        ("a directory and a file", "f usr/lib/f/x=1; f lib/f=2", refused("lib/f")),
+        ("a file and a directory", "f usr/lib/f=1; f lib/f/x=2", refused("lib/f")),
+        ("a link and a directory", "l usr/lib/f -> q; f lib/f/x=2", refused("lib/f")),
+        (
+            "different files",
+            "f usr/lib/f=1; f lib/g=2; f also/h=3",
+            format!("{around}; f usr/lib/f=1; f usr/lib/g=2; f usr/lib/h=3; f usr/lib/old=0"),
+        ),
+        (
+            "directories become one",
+            "f usr/lib/d/f=1; f lib/d/g=2; d also/d/e; d lib/d/e/h",
+            format!(
+                "{around}; d usr/lib/d; d usr/lib/d/e; d usr/lib/d/e/h; f usr/lib/d/f=1; \
+                 f usr/lib/d/g=2; f usr/lib/old=0"
+            ),
+        ),
+        (
+            "of two descriptions the last counts",
+            "d usr/lib/d:700; d lib/d:711; d also/d:751",
+            format!("{around}; d usr/lib/d:751; f usr/lib/old=0"),
+        ),
+        (
+            "of two descriptions the last counts, the other way around",
+            "d also/d:751; d lib/d:711; d usr/lib/d:700",
+            format!("{around}; d usr/lib/d:700; f usr/lib/old=0"),
+        ),
+    ] {
+        let tree = if tree.is_empty() { format!("ERROR {MET}") } else { tree };
+        check(label, &[lower, layer], &tree);
+    }
+    for (label, layer) in [
+        ("a file in place of the directory that a link leads to", "f up/t=1; f a/x=2"),
+        ("a file in place of the link that leads", "f up/a=1; f a/x=2"),
+        ("a link where a directory is made for another", "l up/n -> t; f far/x=2"),
+    ] {
+        let lower = "d t; l a -> t; l up -> /; l far -> n/m";
+        check(label, &[lower, layer], &format!("ERROR {MET}"));
     }
 }
 

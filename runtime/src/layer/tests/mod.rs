@@ -35,6 +35,9 @@ use ::tar::Header;
 use self::model::{Entry, Kind};
 use super::*;
 
+/// Of names of one layer that are one by a link of a lower one.
+const MET: &str = "leads through a link of a lower layer to another entry of its own layer";
+
 /// A tar archive in the making.
 #[derive(Clone, Default)]
 struct Tar(Vec<u8>);

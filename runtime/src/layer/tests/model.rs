@@ -12,7 +12,10 @@
 //!
 //! Only `std` is used, and no file is touched: a fuzz target can include this file.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 /// One entry of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -422,6 +425,7 @@ impl Tree {
         if let Some(meta) = &layer.own.root.meta {
             self.root.declare(meta.clone(), layer.own.root.declared);
         }
+        let mut led = BTreeSet::new();
         let mut rest = layer.brings();
         for links in 0.. {
             if rest.is_empty() {
@@ -430,12 +434,18 @@ impl Tree {
             // Where all of these go is asked before the first of them is put there.
             let mut now = Vec::new();
             for (path, what) in std::mem::take(&mut rest) {
-                match self.lead(&layer, &path, &what)? {
-                    (at, through) if through <= links => now.push((at, what)),
-                    _ => rest.push((path, what)),
+                match self.lead(&layer, &path, &what, links, &mut led)? {
+                    Some(at) => now.push((at, what)),
+                    None => rest.push((path, what)),
                 }
             }
             for (at, what) in now {
+                // It is in use.
+                if led.range(at.clone()..).next().is_some_and(|link| link.starts_with(&at))
+                    && !(matches!(what, What::Dir(_)) && self.dir(&at).is_some())
+                {
+                    return Err(MEETS);
+                }
                 self.bring(&at, what, layer.index)?;
             }
         }
@@ -502,13 +512,19 @@ impl Tree {
         Ok(())
     }
 
-    /// Where something of a layer belongs, and through how many links of lower layers in the
-    /// place of its own directories that leads.
-    fn lead(&self, layer: &Layer, path: &Path, what: &What) -> Result<(Path, usize), Refused> {
+    /// Where something of a layer belongs, and which links in the place of its directories lead
+    /// there. None: more than may be followed already.
+    fn lead(
+        &self,
+        layer: &Layer,
+        path: &Path,
+        what: &What,
+        mut links: usize,
+        led: &mut BTreeSet<Path>,
+    ) -> Result<Option<Path>, Refused> {
         let (base, dir) = path.split_last().expect("the root is described, not brought");
         let implicit = matches!(what, What::Dir(dir) if dir.meta.is_none());
         let mut at = Path::new();
-        let mut through = 0;
         let dirs = if implicit { path } else { dir };
         for (index, component) in dirs.iter().enumerate() {
             at.push(component.clone());
@@ -523,11 +539,15 @@ impl Tree {
                 if !matches!(leaf.kind, Kind::Symlink(_)) {
                     return Err(NO_DIRECTORY);
                 }
-                through += 1;
+                if links == 0 {
+                    return Ok(None);
+                }
+                links -= 1;
+                led.insert(at.clone());
                 at = self.follow(&at)?;
             }
         }
-        Ok((if implicit { at } else { child(&at, base) }, through))
+        Ok(Some(if implicit { at } else { child(&at, base) }))
     }
 
     fn bring(&mut self, at: &Path, what: What, by: usize) -> Result<(), Refused> {
@@ -547,13 +567,17 @@ impl Tree {
 
     fn link_in_tree(&mut self, at: &Path, target: &Path, by: usize) -> Result<(), Refused> {
         let (base, dir) = target.split_last().expect("a target has a name");
-        let leaf = match self.get(&child(&self.follow(dir)?, base)) {
+        let target = child(&self.follow(dir)?, base);
+        let leaf = match self.get(&target) {
             None => return Err(NO_TARGET),
             Some(What::Dir(_)) => return Err(TO_DIRECTORY),
             Some(leaf) => leaf.clone(),
         };
         let (base, dir) = at.split_last().expect("a hard link has a name");
         let at = child(&self.follow(dir)?, base);
+        if target.starts_with(&at) {
+            return Err(NO_TARGET);
+        }
         self.bring(&at, leaf, by)
     }
 
