@@ -312,6 +312,42 @@ fn names_that_meet_through_a_lower_link_are_not_lost() {
     }
 }
 
+/// What a layer says of a directory takes the place of what was known of it, as umoci and
+/// containerd have it.
+#[test]
+fn a_directory_declared_again_has_its_own_attributes() {
+    let site = Site::new();
+    if !stacks::keeps_xattrs(&site.root()) {
+        return;
+    }
+    let dir = |tar: &mut Tar, names: &[&str]| {
+        let records = names.iter().map(|name| (*name, &b"x"[..])).collect::<Vec<_>>();
+        if !records.is_empty() {
+            tar.pax(&records);
+        }
+        tar.item(&Item { kind: b'5', name: b"d", mode: 0o755, ..Item::default() });
+    };
+    let [a, b] = ["SCHILY.xattr.user.a", "SCHILY.xattr.user.b"];
+    for (layers, left) in [
+        (&[&[&[a][..]][..], &[&[b]]][..], &["user.b"][..]),
+        (&[&[&[a]], &[&[]]], &[]),
+        (&[&[&[a], &[b]]], &["user.b"]),
+        (&[&[&[a], &[]]], &[]),
+        (&[&[&[a]], &[]], &["user.a"]),
+        (&[&[&[]], &[&[a]], &[&[], &[a, b]]], &["user.a", "user.b"]),
+    ] {
+        let layers = layers.iter().map(|entries| {
+            let mut tar = Tar::default();
+            entries.iter().for_each(|names| dir(&mut tar, names));
+            tar.end().clone()
+        });
+        let site = Site::new();
+        site.apply(&layers.collect::<Vec<_>>()).expect("the layers");
+        let found = stacks::xattrs_of(&File::open(site.root().join("d")).unwrap());
+        assert_eq!(found.keys().collect::<Vec<_>>(), left);
+    }
+}
+
 /// SECURITY R1, R2: by no name and no link, of this layer or of a lower one.
 #[test]
 fn no_layer_gets_out_of_its_tree() {

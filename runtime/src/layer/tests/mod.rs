@@ -14,6 +14,7 @@ mod layers;
 mod model;
 mod peers;
 mod sparse;
+mod stacks;
 
 use std::{
     collections::{BTreeMap, HashMap},
