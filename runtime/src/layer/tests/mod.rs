@@ -12,6 +12,7 @@ mod archives;
 mod dialects;
 mod layers;
 mod model;
+mod overlay;
 mod peers;
 mod sparse;
 mod stacks;
@@ -265,17 +266,13 @@ fn tell_dir(root: &Path, dir: &Path, seen: &mut HashMap<u64, PathBuf>, lines: &m
             lines.push(format!("l {shown} -> {}", target.display()));
         } else if kind.is_dir() {
             lines.push(format!("d {shown}{}", with_mode(0o755)));
-            fs::set_permissions(&full, Permissions::from_mode(mode | 0o700)).unwrap();
-            tell_dir(root, &path, seen, lines);
-            fs::set_permissions(&full, Permissions::from_mode(mode)).unwrap();
+            opened(&full, mode, || tell_dir(root, &path, seen, lines));
         } else if *first != path {
             lines.push(format!("h {shown} -> {}", first.display()));
         } else if kind.is_fifo() {
             lines.push(format!("p {shown}{}", with_mode(0o644)));
         } else {
-            fs::set_permissions(&full, Permissions::from_mode(mode | 0o400)).unwrap();
-            let content = fs::read(&full).unwrap();
-            fs::set_permissions(&full, Permissions::from_mode(mode)).unwrap();
+            let content = opened(&full, mode, || fs::read(&full).unwrap());
             let content = String::from_utf8_lossy(&content);
             lines.push(format!("f {shown}{}={content}", with_mode(0o644)));
         }
@@ -293,6 +290,18 @@ fn times(root: &Path, dir: &Path, told: &mut BTreeMap<PathBuf, i64>) {
             told.insert(path, meta.mtime());
         }
     }
+}
+
+/// Looks at a file or directory that its owner may not be allowed to read. Root always is, and in
+/// an overlay a change of mode is a copy.
+fn opened<T>(path: &Path, mode: u32, look: impl FnOnce() -> T) -> T {
+    if mode & 0o700 == 0o700 || nix::unistd::geteuid().is_root() {
+        return look();
+    }
+    fs::set_permissions(path, Permissions::from_mode(mode | 0o700)).unwrap();
+    let seen = look();
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    seen
 }
 
 fn content_of(tar: &Tar) -> Result<Vec<String>, Error> {

@@ -10,16 +10,19 @@ use super::{
     *,
 };
 
-/// Whether a tool is here; if not, says so, or fails where that is asked for.
-pub(super) fn need(tool: &str) -> bool {
-    let here = Command::new(tool).arg("--version").output().is_ok();
+/// Whether the machine has what a test needs; if not, says so, or fails where that is asked for.
+pub(super) fn is_met(what: &str, answer: Result<(), String>) -> bool {
+    let Err(why) = answer else { return true };
     let required = std::env::var_os("SHIFTER_TEST_REQUIRE").is_some_and(|value| value == "1");
-    assert!(here || !required, "{tool} is required and not installed");
-    if !here {
-        use std::io::Write;
-        writeln!(io::stderr(), "skipped: {tool} is not installed").expect("stderr");
-    }
-    here
+    assert!(!required, "{what} is required: {why}");
+    use std::io::Write;
+    writeln!(io::stderr(), "skipped: needs {what}: {why}").expect("stderr");
+    false
+}
+
+pub(super) fn need(tool: &str) -> bool {
+    let answer = Command::new(tool).arg("--version").output();
+    is_met(tool, answer.map(|_| ()).map_err(|error| error.to_string()))
 }
 
 /// An OCI image layout with these layers, as umoci reads it.
@@ -184,7 +187,7 @@ fn umoci_gives_the_same_tree() {
 }
 
 /// All that can be known, of all but directories: of their times umoci keeps only some.
-fn same_facts(ours: &Path, theirs: &Path) -> Result<(), String> {
+pub(super) fn same_facts(ours: &Path, theirs: &Path) -> Result<(), String> {
     let facts = |root: &Path| {
         let mut facts = facts(root);
         facts.retain(|fact| !root.join(name::os(&fact.path)).symlink_metadata().unwrap().is_dir());

@@ -151,24 +151,18 @@ pub(super) fn facts(root: &Path) -> Vec<Fact> {
         let first = seen.entry(meta.ino()).or_insert_with(|| dir.to_path_buf()).clone();
         let bytes = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
         let mode = meta.mode() & 0o7777;
-        let mut xattrs = Xattrs::new();
-        let readable = meta.is_dir() || meta.is_file();
-        let mut names = Vec::new();
-        if readable {
-            fs::set_permissions(&full, Permissions::from_mode(mode | 0o700)).unwrap();
-            xattrs = xattrs_of(&File::open(&full).unwrap());
-            if meta.is_dir() {
-                names = fs::read_dir(&full).unwrap().map(|e| e.unwrap().file_name()).collect();
-            }
+        let mut fact = Meta { mode, mtime: meta.mtime(), xattrs: Xattrs::new() };
+        if meta.is_dir() || meta.is_file() {
+            fact.xattrs = opened(&full, mode, || xattrs_of(&File::open(&full).unwrap()));
         }
-        names.sort();
-        let fact = Meta { mode, mtime: meta.mtime(), xattrs };
         facts.push(Fact { path: bytes(dir), meta: Some(fact), first: bytes(&first) });
-        for name in names {
-            collect(root, &dir.join(name), seen, facts);
-        }
-        if readable {
-            fs::set_permissions(&full, Permissions::from_mode(mode)).unwrap();
+        if meta.is_dir() {
+            opened(&full, mode, || {
+                let names = fs::read_dir(&full).unwrap().map(|entry| entry.unwrap().file_name());
+                let mut names: Vec<_> = names.collect();
+                names.sort();
+                names.iter().for_each(|name| collect(root, &dir.join(name), seen, facts));
+            });
         }
     }
     let mut facts = Vec::new();
