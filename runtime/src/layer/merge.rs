@@ -410,11 +410,16 @@ fn move_new(from: &OwnedFd, to: &OwnedFd, base: &CStr) -> nix::Result<bool> {
         Ok(()) => Ok(true),
         Err(Errno::EEXIST) => Ok(false),
         // File systems that do not know the flag, NFS for one.
-        Err(Errno::EINVAL | Errno::ENOSYS) => match kind(to.as_fd(), base.to_bytes()) {
-            Ok(_) => Ok(false),
-            Err(Errno::ENOENT) => renameat(from, base, to, base).map(|()| true),
-            Err(error) => Err(error),
-        },
+        Err(Errno::EINVAL | Errno::ENOSYS) => look_and_move(from, to, base),
+        Err(error) => Err(error),
+    }
+}
+
+/// As [`move_new`], in two steps: nobody else writes to the tree.
+pub(super) fn look_and_move(from: &OwnedFd, to: &OwnedFd, base: &CStr) -> nix::Result<bool> {
+    match kind(to.as_fd(), base.to_bytes()) {
+        Ok(_) => Ok(false),
+        Err(Errno::ENOENT) => renameat(from, base, to, base).map(|()| true),
         Err(error) => Err(error),
     }
 }

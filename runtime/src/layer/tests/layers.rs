@@ -312,6 +312,22 @@ fn names_that_meet_through_a_lower_link_are_not_lost() {
     }
 }
 
+/// NFS does not know RENAME_NOREPLACE.
+#[test]
+fn nothing_is_replaced_where_the_file_system_cannot_see_to_it() {
+    let site = Site::new();
+    site.apply(&[layer("f from/new=1; f from/file=2; d from/dir; f to/file=3; f to/dir=4")])
+        .expect("a layer");
+    let open = |name| OwnedFd::from(File::open(site.root().join(name)).unwrap());
+    let (from, to) = (open("from"), open("to"));
+    for (name, moved) in [(c"new", Ok(true)), (c"file", Ok(false)), (c"dir", Ok(false))] {
+        assert_eq!(merge::look_and_move(&from, &to, name), moved, "{name:?}");
+    }
+    assert_eq!(merge::look_and_move(&from, &to, c"none"), Err(Errno::ENOENT));
+    let left = "d from; d from/dir; f from/file=2; d to; f to/dir=4; f to/file=3; f to/new=1";
+    assert_eq!(tell(&site.root()).join("; "), left);
+}
+
 /// What a layer says of a directory takes the place of what was known of it, as umoci and
 /// containerd have it.
 #[test]

@@ -157,7 +157,7 @@ fn overlayfs_gives_the_same_tree() {
         return;
     }
     let good = Cell::new(0);
-    for_each(300, odd().prop_map(sayable), |stack| {
+    for_each(500, odd().prop_map(sayable), |stack| {
         let site = Site::new();
         site.apply(&tars(stack)).map_err(|error| error.to_string())?;
         let layers = unpack(stack).map_err(|error| error.to_string())?;
