@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    collections::BTreeSet,
     ffi::{CStr, CString},
     io::{self, BufRead},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -43,6 +44,8 @@ pub struct Expanded {
     pub(super) whiteouts: Vec<Vec<u8>>,
     /// Directories in which nothing of lower layers remains.
     pub(super) opaque: Vec<Vec<u8>>,
+    /// Directories that its links led out of by `..`, and that must not be links of lower layers.
+    pub(super) left: BTreeSet<Vec<u8>>,
     /// Hard links to what is not in this layer, in the archive's order.
     pub(super) links: Vec<Link>,
     summary: Summary,
@@ -155,7 +158,8 @@ impl<'a> Writer<'a> {
             Meaning::Entry => {}
             Meaning::Ignored => return Ok(()),
             Meaning::Opaque => {
-                self.layer.opaque.extend(self.imagine(dir, entry)?);
+                let dir = self.imagine(dir, entry)?;
+                self.layer.opaque.extend(dir);
                 return self.count(entry, |_| {});
             }
             // `.wh...` would remove the directory above (SECURITY R8).
@@ -309,6 +313,7 @@ impl<'a> Writer<'a> {
             Err(Errno::ENOTDIR) => return Err(target.refused(NO_TARGET)),
             other => other.map_err(unreachable(&target.entry.name))?,
         };
+        self.note_left(place.left, target.entry)?;
         let at = name::join(&target.parent.path, target.base);
         let to_itself = name::join(&place.path, to_base) == at;
         if let Some(to_fd) = place.fd {
@@ -408,6 +413,7 @@ impl<'a> Writer<'a> {
             other => other.map_err(unreachable(&entry.name))?,
         };
         self.layer.summary.directories += made.get();
+        self.note_left(place.left, entry)?;
         let fd = place.fd.ok_or(Errno::ENOENT).map_err(unreachable(&entry.name))?;
         let parent = Rc::new(Parent { path: place.path, fd });
         // Not by way of links: what they lead through may change without a look at this.
@@ -417,17 +423,30 @@ impl<'a> Writer<'a> {
 
     /// The canonical path of a directory of which this layer may know only a part. None: this
     /// layer has something else in its place, so nothing of lower layers remains there.
-    fn imagine(&self, dir: &[u8], entry: &Entry) -> Result<Option<Vec<u8>>, Error> {
+    fn imagine(&mut self, dir: &[u8], entry: &Entry) -> Result<Option<Vec<u8>>, Error> {
         match resolve(self.root, dir, Missing::Imagine) {
-            Ok(place) => Ok(Some(place.path)),
+            Ok(place) => {
+                self.note_left(place.left, entry)?;
+                Ok(Some(place.path))
+            }
             Err(Errno::ENOTDIR) => Ok(None),
             Err(error) => Err(unreachable(&entry.name)(error)),
         }
     }
 
+    /// Such directories cost memory, so they count as entries.
+    fn note_left(&mut self, left: Vec<Vec<u8>>, entry: &Entry) -> Result<(), Error> {
+        if left.is_empty() {
+            return Ok(());
+        }
+        self.layer.left.extend(left);
+        self.count(entry, |_| {})
+    }
+
     fn count(&mut self, entry: &Entry, add: impl FnOnce(&mut Summary)) -> Result<(), Error> {
         add(&mut self.layer.summary);
-        let other = self.layer.whiteouts.len() + self.layer.opaque.len();
+        let layer = &self.layer;
+        let other = layer.whiteouts.len() + layer.opaque.len() + layer.left.len();
         if self.layer.summary.entries() + other as u64 > self.limits.entries {
             return Err(self.too_many(entry));
         }

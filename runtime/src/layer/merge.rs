@@ -61,6 +61,7 @@ impl Tree {
         };
         let later = merge.link_to_lower(&layer)?;
         merge.remove_hidden(&layer)?;
+        merge.check_left(&layer)?;
         merge.move_all(layer.dirs)?;
         merge.link_in_tree(&later)
     }
@@ -188,6 +189,24 @@ impl Merge<'_> {
                     empty(dir).map_err(failed("empty", path))?;
                     self.dirs.at_mut(&place.path).dirs.clear();
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a link of this layer led out of a directory by `..`, and that is a link of a lower
+    /// layer, it led elsewhere. What lies there by now cannot be told from the rest.
+    fn check_left(&self, layer: &Expanded) -> Result<(), Error> {
+        for path in &layer.left {
+            if layer.dirs.at(path).is_some_and(Node::is_explicit) {
+                continue;
+            }
+            let (dir, base) = name::split(path);
+            let place = resolve(self.root, dir, Missing::Stop(Some(&layer.dirs)))
+                .map_err(unreachable(path))?;
+            if place.fd.is_some_and(|fd| kind(fd.as_fd(), base) == Ok(SFlag::S_IFLNK)) {
+                let problem = "a link that another one leads out of again, with entries below that";
+                return Err(Error::Refused { entry: Name::new(path), problem });
             }
         }
         Ok(())

@@ -64,6 +64,8 @@
 //! - Two names of one layer that are the same only by a link of a lower one (`lib/f` and
 //!   `usr/lib/f` over `lib -> usr/lib`) have no order. Directories become one, described by the later
 //!   entry; anything else is refused, never silently lost.
+//! - So is an entry that lies below a link of its own layer that leads, by `..`, out of a link of a
+//!   lower one: where that is, is known too late.
 
 #![forbid(unsafe_code)]
 

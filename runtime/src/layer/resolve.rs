@@ -16,6 +16,8 @@ use super::{name, shadow::Node};
 
 /// As many links as the kernel follows in one path (path_resolution(7)).
 const MAX_LINKS: usize = 40;
+/// As many `..` as there may be in all of them: more than any image has, and few to remember.
+const MAX_LEFT: usize = 256;
 /// A system call takes paths shorter than this.
 const PATH_MAX: usize = 4096;
 
@@ -39,6 +41,9 @@ pub(super) struct Place {
     pub(super) path: Vec<u8>,
     /// None: it is not there.
     pub(super) fd: Option<OwnedFd>,
+    /// The directories that links led out of by `..`. Another layer may have links in their place,
+    /// and then `..` is not what it seemed.
+    pub(super) left: Vec<Vec<u8>>,
 }
 
 /// Opens the directory at a canonical path; a link in it is an error.
@@ -74,7 +79,7 @@ pub(super) fn resolve(
 ) -> Result<Place, Errno> {
     // Most paths have no links in them and exist.
     match open_dir(root, path, OFlag::O_PATH) {
-        Ok(fd) => Ok(Place { path: path.to_vec(), fd: Some(fd) }),
+        Ok(fd) => Ok(Place { path: path.to_vec(), fd: Some(fd), left: Vec::new() }),
         Err(Errno::ENOENT | Errno::ELOOP | Errno::ENOTDIR) => walk(root, path, missing),
         Err(error) => Err(error),
     }
@@ -82,13 +87,20 @@ pub(super) fn resolve(
 
 fn walk(root: BorrowedFd<'_>, path: &[u8], missing: Missing<'_>) -> Result<Place, Errno> {
     let start = || open_dir(root, b"", OFlag::O_PATH);
-    let mut at = Place { path: Vec::with_capacity(path.len()), fd: Some(start()?) };
+    let fd = Some(start()?);
+    let mut at = Place { path: Vec::with_capacity(path.len()), fd, left: Vec::new() };
     let mut ahead: Vec<Vec<u8>> = name::components(path).rev().map(<[u8]>::to_vec).collect();
     let mut links = 0;
     while let Some(component) = ahead.pop() {
         match &component[..] {
             b"." => continue,
             b".." => {
+                if at.left.len() == MAX_LEFT {
+                    return Err(Errno::ELOOP);
+                }
+                if !at.path.is_empty() {
+                    at.left.push(at.path.clone());
+                }
                 name::pop(&mut at.path);
                 at.fd = open_dir(root, &at.path, OFlag::O_PATH).ok();
                 continue;
@@ -100,21 +112,22 @@ fn walk(root: BorrowedFd<'_>, path: &[u8], missing: Missing<'_>) -> Result<Place
             Ok(Step::Missing) => None,
             Ok(Step::Other) => match missing {
                 Missing::Create(_) | Missing::Imagine => return Err(Errno::ENOTDIR),
-                Missing::Stop(_) => return Ok(Place { path: at.path, fd: None }),
+                Missing::Stop(_) => return Ok(Place { fd: None, ..at }),
             },
             Ok(Step::Directory(next)) => Some(next),
             Ok(Step::Link(target)) => {
                 if let Missing::Stop(Some(layer)) = missing
                     && layer.at(&name::join(&at.path, &component)).is_some_and(Node::is_explicit)
                 {
-                    return Ok(Place { path: at.path, fd: None });
+                    return Ok(Place { fd: None, ..at });
                 }
                 links += 1;
                 if links > MAX_LINKS {
                     return Err(Errno::ELOOP);
                 }
                 if target.starts_with(b"/") {
-                    at = Place { path: Vec::new(), fd: Some(start()?) };
+                    at.path.clear();
+                    at.fd = Some(start()?);
                 }
                 ahead.extend(name::components(&target).rev().map(<[u8]>::to_vec));
                 continue;

@@ -93,6 +93,21 @@ fn layers_give_what_applying_them_in_order_gives() {
             "d x; f x/z=1; l y -> a/../x",
         ),
         (
+            "a link of its own that leads out of a lower link",
+            &["d e; d e/f; l d -> e/f", "l d/a -> ../x; f d/a/y=1"],
+            "ERROR d: a link that another one leads out of",
+        ),
+        (
+            "a link of its own that leads out of a directory that takes a lower link's place",
+            &["d e; d e/f; l d -> e/f", "d d; l d/a -> ../x; f d/a/y=1"],
+            "d d; l d/a -> ../x; d e; d e/f; d x; f x/y=1",
+        ),
+        (
+            "a link of its own that leads out of a lower directory",
+            &["d d", "l d/a -> ../x; f d/a/y=1"],
+            "d d; l d/a -> ../x; d x; f x/y=1",
+        ),
+        (
             "directory cache, R3",
             &["d a; f a/1=1; d b; l a -> b; f a/2=2"],
             "l a -> b; d b; f b/2=2",

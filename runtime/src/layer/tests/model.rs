@@ -49,6 +49,7 @@ const NO_TARGET: Refused = Refused("a hard link to nothing");
 const TO_DIRECTORY: Refused = Refused("a hard link to a directory");
 const LOOP: Refused = Refused("more links than the kernel follows");
 const MEETS: Refused = Refused("two names of a layer that are one by a link of a lower layer");
+const LEFT: Refused = Refused("a link that leads by .. out of a link of a lower layer");
 const ROOT: Refused = Refused("the root must be a directory");
 
 /// What is known of one path of a tree.
@@ -208,20 +209,21 @@ impl Tree {
         }
     }
 
-    /// Where the directory `path` truly lies. Links are followed with the tree as their root;
-    /// what is not there is taken for a directory.
+    /// Where the directory `path` truly lies, and what links lead out of on the way. They are
+    /// followed with the tree as their root; what is not there is taken for a directory.
     pub(crate) fn walk(
         &self,
         path: &[Vec<u8>],
         turn: &mut dyn FnMut(&[Vec<u8>]) -> Turn,
-    ) -> Result<Path, Refused> {
-        let mut at = Path::new();
+    ) -> Result<(Path, Vec<Path>), Refused> {
+        let (mut at, mut left) = (Path::new(), Vec::new());
         let mut ahead: Vec<Vec<u8>> = path.iter().rev().cloned().collect();
         let mut links = 0;
         while let Some(component) = ahead.pop() {
             match &component[..] {
                 b"" | b"." => continue,
                 b".." => {
+                    left.extend((!at.is_empty()).then(|| at.clone()));
                     at.pop();
                     continue;
                 }
@@ -242,11 +244,11 @@ impl Tree {
             }
             ahead.extend(to.split(|b| *b == b'/').rev().map(<[u8]>::to_vec));
         }
-        Ok(at)
+        Ok((at, left))
     }
 
     pub(crate) fn follow(&self, path: &[Vec<u8>]) -> Result<Path, Refused> {
-        self.walk(path, &mut |_| Turn::Follow)
+        self.walk(path, &mut |_| Turn::Follow).map(|(at, _)| at)
     }
 }
 
@@ -305,12 +307,14 @@ struct Layer {
     hidden: Vec<(Path, bool)>,
     /// Hard links to what it does not bring itself, with their place in the archive.
     waiting: BTreeMap<Path, (usize, Path)>,
+    /// What its links lead out of by `..`.
+    left: BTreeSet<Path>,
 }
 
 impl Layer {
     fn read(index: usize, entries: &[Entry]) -> Result<Layer, Refused> {
-        let (hidden, waiting) = Default::default();
-        let mut layer = Layer { index, own: Tree::default(), hidden, waiting };
+        let (own, hidden, waiting, left) = Default::default();
+        let mut layer = Layer { index, own, hidden, waiting, left };
         for (place, entry) in entries.iter().enumerate() {
             layer.take(place, entry)?;
         }
@@ -342,7 +346,7 @@ impl Layer {
             self.own.root.declare(Meta::of(entry), (self.index, place));
             return Ok(());
         };
-        let dir = self.own.follow(dir)?;
+        let dir = self.find(dir)?;
         self.own.make(&dir, self.index)?;
         let at = child(&dir, base);
         self.waiting.remove(&at);
@@ -360,9 +364,15 @@ impl Layer {
         }
     }
 
+    fn find(&mut self, dir: &[Vec<u8>]) -> Result<Path, Refused> {
+        let (at, left) = self.own.walk(dir, &mut |_| Turn::Follow)?;
+        self.left.extend(left);
+        Ok(at)
+    }
+
     /// None: this layer has something else there, so there is nothing to hide.
-    fn hidden_in(&self, dir: &[Vec<u8>]) -> Result<Option<Path>, Refused> {
-        match self.own.follow(dir) {
+    fn hidden_in(&mut self, dir: &[Vec<u8>]) -> Result<Option<Path>, Refused> {
+        match self.find(dir) {
             Err(NO_DIRECTORY) => Ok(None),
             other => other.map(Some),
         }
@@ -375,7 +385,7 @@ impl Layer {
 
     fn hard_link(&mut self, place: usize, at: Path, to: &Path) -> Result<(), Refused> {
         let (base, dir) = to.split_last().ok_or(TO_DIRECTORY)?;
-        let target = child(&self.own.follow(dir)?, base);
+        let target = child(&self.find(dir)?, base);
         match self.own.get(&target).cloned() {
             Some(What::Dir(dir)) if dir.meta.is_some() => Err(TO_DIRECTORY),
             Some(What::Leaf(_)) if target == at => Ok(()),
@@ -422,6 +432,15 @@ impl Tree {
     fn lay(&mut self, mut layer: Layer) -> Result<(), Refused> {
         let later = self.link_to_lower(&mut layer)?;
         self.hide(&layer)?;
+        for path in layer.left.iter().filter(|path| !layer.declares(path)) {
+            let (base, dir) = path.split_last().expect("nothing leads out of the root");
+            let leaf = self.reach(dir, &layer)?.map(|dir| child(&dir, base));
+            if let Some(What::Leaf(leaf)) = leaf.and_then(|path| self.get(&path))
+                && matches!(leaf.kind, Kind::Symlink(_))
+            {
+                return Err(LEFT);
+            }
+        }
         if let Some(meta) = &layer.own.root.meta {
             self.root.declare(meta.clone(), layer.own.root.declared);
         }
@@ -489,7 +508,7 @@ impl Tree {
             |at: &[Vec<u8>]| if layer.declares(at) { Turn::End(CUT) } else { Turn::Follow };
         match self.walk(path, &mut turn) {
             Err(CUT | NO_DIRECTORY) => Ok(None),
-            other => Ok(Some(other?).filter(|at| self.dir(at).is_some())),
+            other => Ok(Some(other?.0).filter(|at| self.dir(at).is_some())),
         }
     }
 

@@ -291,6 +291,12 @@ fn umoci_gives_another_tree_where_that_is_meant() {
             "l a -> u/l; l u -> v",
         ),
         (
+            "a link of its own leads out of a lower one, of which it cannot know",
+            &["d e; d e/f; l d -> e/f", "l d/a -> ../x; f d/a/y=1"],
+            "ERROR",
+            "l d -> e/f; d e; d e/f; l e/f/a -> ../x; d e/x; f e/x/y=1",
+        ),
+        (
             "two names that are one by a lower link have no order",
             &["l a -> t", "f t/x=1; f a/x=2"],
             "ERROR",
