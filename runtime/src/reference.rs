@@ -4,12 +4,18 @@
 //! a `:` or is `localhost`; else the registry is Docker Hub, where a single component lives in
 //! `library/`. Also taken: a `docker://` prefix, and enroot's `REGISTRY#REPOSITORY`.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
 
 use crate::digest::Digest;
 
 /// The registry of names that do not say one.
 pub const DEFAULT_REGISTRY: &str = "docker.io";
+/// Longest name, in bytes, without its digest.
+const MAX_NAME: usize = 512;
 
 /// A registry, a repository in it, and a tag or a digest.
 ///
@@ -40,7 +46,7 @@ pub struct ParseError {
 enum Problem {
     #[error("empty")]
     Empty,
-    #[error("longer than 512 bytes")]
+    #[error("longer than {MAX_NAME} bytes")]
     TooLong,
     #[error("a path is not an image name; name an image in a registry")]
     Path,
@@ -98,7 +104,9 @@ impl FromStr for Reference {
 /// The full canonical name, with a tag or digest always present.
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.registry, self.repository)?;
+        // A host's bare name before a slash would be read as a part of the repository.
+        let joint = if is_registry(&self.registry) { '/' } else { '#' };
+        write!(f, "{}{joint}{}", self.registry, self.repository)?;
         if let Some(tag) = &self.tag {
             write!(f, ":{tag}")?;
         }
@@ -118,9 +126,6 @@ fn parse(text: &str) -> Result<Reference, Problem> {
     if name.is_empty() {
         return Err(Problem::Empty);
     }
-    if name.len() > 512 {
-        return Err(Problem::TooLong);
-    }
     if name.starts_with(['/', '.', '~']) {
         return Err(Problem::Path);
     }
@@ -128,6 +133,9 @@ fn parse(text: &str) -> Result<Reference, Problem> {
         Some((name, digest)) => (name, Some(Digest::parse(digest)?)),
         None => (name, None),
     };
+    if name.len() > MAX_NAME {
+        return Err(Problem::TooLong);
+    }
     let (registry, rest) = split_registry(name)?;
     let (repository, tag) = match rest.rsplit_once(':') {
         Some((repository, tag)) => (repository, Some(check_tag(tag)?.to_owned())),
@@ -139,6 +147,12 @@ fn parse(text: &str) -> Result<Reference, Problem> {
         _ => repository.to_owned(),
     };
     let tag = tag.or_else(|| digest.is_none().then(|| "latest".to_owned()));
+    // With what was added to it, too, a name has to be one that can be read again.
+    let length =
+        registry.len() + 1 + repository.len() + tag.as_ref().map_or(0, |tag| 1 + tag.len());
+    if length > MAX_NAME {
+        return Err(Problem::TooLong);
+    }
     Ok(Reference { registry: registry.to_owned(), repository, tag, digest })
 }
 
@@ -147,9 +161,7 @@ fn split_registry(name: &str) -> Result<(&str, &str), Problem> {
         (registry, rest)
     } else {
         match name.split_once('/') {
-            Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => {
-                (first, rest)
-            }
+            Some((first, rest)) if is_registry(first) => (first, rest),
             _ => (DEFAULT_REGISTRY, name),
         }
     };
@@ -160,34 +172,43 @@ fn split_registry(name: &str) -> Result<(&str, &str), Problem> {
     }
 }
 
+/// Whether what stands before the first slash is a registry.
+fn is_registry(first: &str) -> bool {
+    first.contains(['.', ':']) || first == "localhost"
+}
+
+/// Takes what a URL takes for the same host and port. A last label that is a number makes an address
+/// of a host there: `0x7f.1` is 127.0.0.1 (WHATWG URL, "host parsing").
 fn check_registry(registry: &str) -> Result<&str, Problem> {
     let bad = || Problem::Registry(registry.to_owned());
-    let host = match registry.strip_prefix('[') {
-        Some(rest) => {
-            let (address, port) = rest.split_once(']').ok_or_else(bad)?;
-            address.parse::<std::net::Ipv6Addr>().map_err(|_| bad())?;
-            if let Some(port) = port.strip_prefix(':') {
-                port.parse::<u16>().map_err(|_| bad())?;
-            } else if !port.is_empty() {
-                return Err(bad());
-            }
-            return Ok(registry);
-        }
-        None => match registry.split_once(':') {
-            Some((host, port)) => {
-                port.parse::<u16>().map_err(|_| bad())?;
-                host
-            }
-            None => registry,
-        },
+    let (host, port) = match registry.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (registry, None),
     };
-    let label = |label: &str| {
+    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|number| number.to_string() == port);
+    if !port.is_none_or(is_port) {
+        return Err(bad());
+    }
+    if let Some(address) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        return address.parse::<Ipv6Addr>().map(|_| registry).map_err(|_| bad());
+    }
+    let is_label = |label: &str| {
         !label.is_empty()
             && !label.starts_with('-')
             && !label.ends_with('-')
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
     };
-    if host.split('.').all(label) { Ok(registry) } else { Err(bad()) }
+    let last = host.rsplit('.').next().unwrap_or(host);
+    let is_number = last.bytes().all(|b| b.is_ascii_digit())
+        || last
+            .strip_prefix("0x")
+            .or(last.strip_prefix("0X"))
+            .is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+    let is_host = match is_number {
+        true => host.parse::<Ipv4Addr>().is_ok(),
+        false => host.split('.').all(is_label),
+    };
+    if is_host { Ok(registry) } else { Err(bad()) }
 }
 
 fn check_repository(repository: &str) -> Result<(), Problem> {
@@ -237,6 +258,7 @@ mod tests {
             ("index.docker.io/library/alpine", "docker.io/library/alpine:latest"),
             ("docker://ghcr.io/a/b/c:v1", "ghcr.io/a/b/c:v1"),
             ("nvcr.io#nvidia/pytorch:24.05-py3", "nvcr.io/nvidia/pytorch:24.05-py3"),
+            ("node1#x", "node1#x:latest"),
             ("127.0.0.1:5000/x", "127.0.0.1:5000/x:latest"),
             ("localhost/x", "localhost/x:latest"),
             ("[::1]:5000/x:1", "[::1]:5000/x:1"),
@@ -258,6 +280,19 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_name_can_be_read_again() {
+        let pinned = format!("{}@{D}", "a/".repeat(250) + "b");
+        let parsed: Reference = pinned.parse().expect("not too long");
+        assert_eq!(parsed.to_string().parse(), Ok(parsed));
+        let error = "a/".repeat(250).parse::<Reference>().expect_err("bad component");
+        assert!(!error.to_string().contains("longer"), "{error}");
+        for name in ["a/".repeat(250) + "b", "a".repeat(513)] {
+            let error = name.parse::<Reference>().expect_err("too long");
+            assert!(error.to_string().contains("longer than 512 bytes"), "{error}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (typed, problem) in [
             ("", "empty"),
@@ -272,6 +307,12 @@ mod tests {
             ("/opt/bundle", "a path is not an image name"),
             ("http://x/y", "scheme \"http\""),
             ("x.io:port/y", "not HOST or HOST:PORT"),
+            ("x.io:+80/y", "not HOST or HOST:PORT"),
+            ("x.io:080/y", "not HOST or HOST:PORT"),
+            ("0x7f.1/y", "not HOST or HOST:PORT"),
+            ("127.1/y", "not HOST or HOST:PORT"),
+            ("a.1.2.3.4:5000/y", "not HOST or HOST:PORT"),
+            ("[::1]x/y", "not HOST or HOST:PORT"),
             ("alpine@sha256:12", "64 lower-case hexadecimal digits"),
             ("a\nb", "bad component"),
         ] {
