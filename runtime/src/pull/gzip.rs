@@ -130,6 +130,17 @@ mod tests {
         }
     }
 
+    /// ISA-L then claims that more is left than there was, which a build with overflow checks notices.
+    #[test]
+    fn a_copy_from_before_the_beginning_is_an_error() {
+        let header = b"\x1f\x8b\x08\0\0\0\0\0\0\xff";
+        let packed = [&header[..], &b"\x1a\x02\xa3\x21\x30".repeat(8)].concat();
+        for piece in 1..packed.len() {
+            let error = unpack(&packed, piece, 1000).expect_err("there is nothing to copy");
+            assert_eq!(error.to_string(), "corrupt deflate stream", "in pieces of {piece}");
+        }
+    }
+
     /// SECURITY R11.
     #[test]
     fn what_follows_the_members_is_an_error() {

@@ -79,18 +79,19 @@ impl Inflate {
         // SAFETY: the state is initialised, and both pointers are good for the lengths beside them
         // during the call.
         let code = unsafe { c::isal_inflate(&mut *self.0) };
-        let step = Step {
-            consumed: (taken - self.0.avail_in) as usize,
-            produced: (room - self.0.avail_out) as usize,
-            finished: self.0.block_state == c::isal_block_state_ISAL_BLOCK_FINISH,
-        };
+        let left = (self.0.avail_in, self.0.avail_out);
         (self.0.next_in, self.0.next_out) = (ptr::null_mut(), ptr::null_mut());
         (self.0.avail_in, self.0.avail_out) = (0, 0);
         match code {
             c::ISAL_INVALID_WRAPPER | c::ISAL_UNSUPPORTED_METHOD => Err(Error::Header),
             c::ISAL_INCORRECT_CHECKSUM => Err(Error::Checksum),
+            // What is left is then less than nothing: the assembler does not put its margins back.
             code if code < 0 => Err(Error::Stream),
-            _ => Ok(step),
+            _ => Ok(Step {
+                consumed: (taken - left.0) as usize,
+                produced: (room - left.1) as usize,
+                finished: self.0.block_state == c::isal_block_state_ISAL_BLOCK_FINISH,
+            }),
         }
     }
 }
