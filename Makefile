@@ -3,19 +3,21 @@
 # make test       all tests; SHIFTER_TEST_REQUIRE=1 allows none to be skipped
 # make bench      how fast, beside others: tables, also in BENCH_DIR/results with a picture of a
 #                 pull; BENCH_ROUNDS, BENCH_IMAGES, BENCH_PEERS …: see tests/bench/main.rs
+# make fuzz       what reads bytes from outside, SECONDS=60 for each target; see tests/fuzz/run.sh
 # make install    into PREFIX, below DESTDIR
 # Root is needed by demo, test and bench (daemons that change users), and to install packages.
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
 BENCH_TOOLS ?= ../shared/bench
+SECONDS ?= 60
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 RELEASE := $(TARGET)/release
 export CARGO_TARGET_DIR := $(TARGET)
 export BENCH_DIR ?= $(TARGET)/bench
 export BENCH_TOOLS
 
-.PHONY: all build faults demo test lint bench install clean
+.PHONY: all build faults demo test lint bench fuzz install clean
 
 all: build
 
@@ -41,6 +43,7 @@ test:
 
 lint:
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path tests/fuzz/Cargo.toml --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --document-private-items
 
@@ -48,6 +51,10 @@ bench:
 	tests/setup.sh build bench
 	$(MAKE) build
 	$(RELEASE)/bench
+
+fuzz:
+	tests/setup.sh build fuzz
+	tests/fuzz/run.sh $(SECONDS)
 
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/slurm $(DESTDIR)$(PREFIX)/share/shifter

@@ -1,10 +1,10 @@
 #!/bin/sh
 # Installs what building, testing, showing and measuring shifter takes, on Debian 12:
-#   tests/setup.sh GROUP..      groups: build test demo bench
+#   tests/setup.sh GROUP..      groups: build test demo bench fuzz
 # Does nothing when all of it is there. Needs root only when something is missing.
 set -eu
 
-for group in "${@:?which of build, test, demo, bench?}"; do
+for group in "${@:?which of build, test, demo, bench, fuzz?}"; do
     case $group in
     build) need="gcc libc6-dev make libclang1-14 nasm autoconf automake libtool" ;;
     demo) need="slurmctld slurmd slurm-client munge docker-registry busybox-static passwd" ;;
@@ -15,7 +15,8 @@ for group in "${@:?which of build, test, demo, bench?}"; do
         skopeo umoci bubblewrap debootstrap curl openssl zstd python3 python3-pip
         podman charliecloud python3-lark python3-requests docker.io containerd
         nasm autoconf automake libtool cmake libssl-dev pkg-config" ;;
-    *) echo "setup: $group: no such group: build, test, demo or bench" >&2; exit 2 ;;
+    fuzz) need="g++" ;;
+    *) echo "setup: $group: no such group: build, test, demo, bench or fuzz" >&2; exit 2 ;;
     esac
     packages="${packages-} $need"
 done

@@ -159,6 +159,13 @@ pub enum Error {
     Threads(#[source] std::io::Error),
 }
 
+/// The content of a gzip layer, for tests/fuzz.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn gunzip(packed: impl std::io::BufRead) -> impl std::io::Read {
+    gzip::Reader::new(packed)
+}
+
 /// A size as people read it; decimal, as registries and `docker images` count.
 pub fn bytes(n: u64) -> String {
     let mut value = n as f64;

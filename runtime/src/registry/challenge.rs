@@ -51,7 +51,7 @@ impl Challenge {
     }
 }
 
-fn choose<'a>(headers: impl Iterator<Item = &'a str>) -> Option<Challenge> {
+pub(super) fn choose<'a>(headers: impl Iterator<Item = &'a str>) -> Option<Challenge> {
     let mut challenges: Vec<_> = headers.flat_map(parse).collect();
     challenges.sort_by_key(|challenge| challenge.scheme == Scheme::Basic);
     challenges.into_iter().next()

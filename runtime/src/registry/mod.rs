@@ -29,6 +29,9 @@ mod client;
 mod credentials;
 mod error;
 mod fault;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz;
 mod login;
 mod retry;
 mod route;
