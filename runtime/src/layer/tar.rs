@@ -28,6 +28,9 @@ use super::{
 };
 
 const BLOCK: usize = 512;
+/// The least that a part of a sparse file takes of a tmpfs: of one byte each, an archive's few
+/// thousand would take 400 times what it holds.
+const PAGE: u64 = 4096;
 /// Most bytes of one extended header, or of one map of a sparse file. Go's limit.
 pub(super) const MAX_EXTENDED: u64 = 1 << 20;
 
@@ -248,6 +251,9 @@ impl<R: BufRead> Reader<R> {
             (b'0' | b'7' | 0, false) if entry.kind == Kind::File => Some(over.sparse.map(self)?),
             _ => return Err(self.malformed("an entry with the map of a sparse file, and is none")),
         };
+        if let Some(sparse) = &entry.sparse {
+            self.allow(sparse.extents.len() as u64 * PAGE)?;
+        }
         entry.size = self.left;
         Ok(entry)
     }

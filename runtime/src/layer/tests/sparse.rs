@@ -257,3 +257,17 @@ fn a_map_that_does_not_fit_is_refused() {
         assert!(error.contains(problem), "{label}: {error}");
     }
 }
+
+#[test]
+fn many_small_parts_are_counted_as_what_they_take() {
+    let map: String = (0..1000).map(|n| format!("{}\n1\n", n << 12)).collect();
+    let tar = one_point_zero(&format!("1000\n{map}"), &(1000 << 12).to_string(), &"x".repeat(1000));
+    for (bytes, fits) in [(4_000_000, false), (5_000_000, true)] {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let fd = File::open(dir.path()).unwrap();
+        let result = expand(&tar.0[..], fd.as_fd(), &Limits { bytes, entries: 9 });
+        assert_eq!(result.is_ok(), fits, "{bytes} bytes: {result:?}");
+        let blocks = fs::metadata(dir.path().join("s")).map_or(0, |meta| meta.blocks());
+        assert!(blocks * 512 <= bytes, "{blocks} blocks are in memory");
+    }
+}
