@@ -2,6 +2,8 @@
 
 use std::{ffi::OsStr, fmt, os::unix::ffi::OsStrExt};
 
+use crate::report::is_unprintable;
+
 /// Longest path that is taken, in bytes: eight times what a single system call takes.
 pub(super) const MAX_PATH: usize = 32 << 10;
 
@@ -27,7 +29,7 @@ impl fmt::Display for Name {
             for c in chunk.valid().chars() {
                 match c {
                     '\\' => f.write_str("\\\\")?,
-                    c if c.is_control() || is_bidi(c) => write!(f, "{}", c.escape_default())?,
+                    c if is_unprintable(c) => write!(f, "{}", c.escape_default())?,
                     c => fmt::Write::write_char(f, c)?,
                 }
             }
@@ -43,12 +45,6 @@ impl fmt::Debug for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "\"{self}\"")
     }
-}
-
-/// Characters that change the order in which others are shown (CVE-2021-42574).
-fn is_bidi(c: char) -> bool {
-    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}'
-        | '\u{2028}' | '\u{2029}' | '\u{2066}'..='\u{2069}')
 }
 
 /// The path without `.`, empty components and `..`, relative to the root, where `..` ends
