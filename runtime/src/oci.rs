@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use crate::digest::Digest;
 
@@ -168,6 +169,16 @@ pub enum Error {
         "Docker schema 1 manifests are not supported; push the image again with a current tool"
     )]
     SchemaOne,
+    /// A key that other readers take for one that is known.
+    #[error("ambiguous {what}: {key:?} is {meant:?} to other tools")]
+    Spelling {
+        /// manifest or configuration.
+        what: &'static str,
+        /// As the document writes it.
+        key: String,
+        /// As it should.
+        meant: &'static str,
+    },
     /// Readable in two ways (CVE-2021-41190).
     #[error("ambiguous manifest: {0}")]
     Ambiguous(&'static str),
@@ -208,8 +219,14 @@ struct RawDocument {
 impl Document {
     /// Reads a manifest or an index. `content_type` is what the transport called it, if anything.
     pub fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Document, Error> {
-        let raw: RawDocument = serde_json::from_slice(bytes)
-            .map_err(|source| Error::Json { what: "manifest", source })?;
+        let raw: RawDocument = read(bytes, "manifest", |document| {
+            let entries = ["layers", "manifests"].into_iter().flat_map(|key| each(&document[key]));
+            let descriptors: Vec<_> = entries.chain([&document["config"]]).collect();
+            let platforms =
+                descriptors.iter().map(|descriptor| (&descriptor["platform"], PLATFORM));
+            let descriptors = descriptors.iter().map(|descriptor| (*descriptor, DESCRIPTOR));
+            descriptors.chain(platforms).chain([(document, DOCUMENT)]).collect()
+        })?;
         if raw.schema_version == 1 || raw.fs_layers.is_some() {
             return Err(Error::SchemaOne);
         }
@@ -381,14 +398,64 @@ pub struct RootFs {
 impl ImageConfig {
     /// Reads a configuration and holds it against its manifest.
     pub fn parse(bytes: &[u8], manifest: &Manifest) -> Result<ImageConfig, Error> {
-        let config: ImageConfig = serde_json::from_slice(bytes)
-            .map_err(|source| Error::Json { what: "configuration", source })?;
+        let config: ImageConfig = read(bytes, "configuration", |document| {
+            vec![
+                (document, CONFIG),
+                (&document["config"], RUN_CONFIG),
+                (&document["rootfs"], &["diff_ids"]),
+            ]
+        })?;
         let (diff_ids, layers) = (config.rootfs.diff_ids.len(), manifest.layers.len());
         if diff_ids != layers {
             return Err(Error::LayerCount { diff_ids, layers });
         }
         Ok(config)
     }
+}
+
+/// The keys that are read, by what they are read of.
+const DOCUMENT: &[&str] =
+    &["schemaVersion", "mediaType", "config", "layers", "manifests", "fsLayers"];
+const DESCRIPTOR: &[&str] = &["mediaType", "digest", "size", "platform", "annotations"];
+const PLATFORM: &[&str] = &["architecture", "os", "variant"];
+const CONFIG: &[&str] = &["architecture", "os", "created", "config", "rootfs"];
+const RUN_CONFIG: &[&str] = &["Env", "Entrypoint", "Cmd", "WorkingDir", "Labels"];
+
+/// Reads a document that has one reading. Go's readers, which all other tools use, take a key for one
+/// of these in whatever case it is written, and of several the last one counts: `layers` and `Layers`
+/// are two images in one document (SECURITY R15).
+fn read<T: serde::de::DeserializeOwned>(
+    bytes: &[u8],
+    what: &'static str,
+    objects: impl FnOnce(&Value) -> Vec<(&Value, &'static [&'static str])>,
+) -> Result<T, Error> {
+    let wrong = |source| Error::Json { what, source };
+    let typed = serde_json::from_slice(bytes).map_err(wrong)?;
+    let document: Value = serde_json::from_slice(bytes).map_err(wrong)?;
+    for (object, known) in objects(&document) {
+        for key in object.as_object().into_iter().flatten().map(|(key, _)| key.as_str()) {
+            let meant = known.iter().find(|known| is_same_in_go(known, key));
+            if let Some(meant) = meant.filter(|meant| **meant != key) {
+                return Err(Error::Spelling { what, key: key.to_owned(), meant });
+            }
+        }
+    }
+    Ok(typed)
+}
+
+fn each(list: &Value) -> impl Iterator<Item = &Value> {
+    list.as_array().into_iter().flatten()
+}
+
+/// Whether Go's encoding/json takes two keys for the same: the long s and the sign of the unit kelvin
+/// are letters s and k to it.
+fn is_same_in_go(known: &str, key: &str) -> bool {
+    let folded = |c| match c {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        c => c.to_ascii_lowercase(),
+    };
+    known.chars().map(folded).eq(key.chars().map(folded))
 }
 
 /// Docker writes `null` where it means nothing.
@@ -441,6 +508,14 @@ mod tests {
             ("{}".to_owned(), Some("text/html"), "text/html"),
             ("<html>".to_owned(), None, "not a valid manifest"),
             (manifest("", layer).replace(D, "sha256:../../etc"), None, "hexadecimal"),
+            (manifest(r#","Layers":[]"#, layer), None, r#""Layers" is "layers""#),
+            (manifest(r#","manife\u017ft\u017f":[]"#, layer), None, r#"is "manifests""#),
+            (manifest("", layer).replace("digest", "DIGEST"), None, "missing field"),
+            (
+                manifest("", layer).replace(r#""size":1"#, r#""size":1,"Size":2"#),
+                None,
+                r#""Size" is "size""#,
+            ),
         ] {
             let error = Document::parse(text.as_bytes(), sent).expect_err(&text);
             let error = crate::report::chain(&error);
