@@ -87,8 +87,9 @@ pub(super) fn resolve(
 
 fn walk(root: BorrowedFd<'_>, path: &[u8], missing: Missing<'_>) -> Result<Place, Errno> {
     let start = || open_dir(root, b"", OFlag::O_PATH);
-    let fd = Some(start()?);
-    let mut at = Place { path: Vec::with_capacity(path.len()), fd, left: Vec::new() };
+    let mut at = Place { path: Vec::with_capacity(path.len()), fd: None, left: Vec::new() };
+    // The last directory on the way that is there, and how many levels below it the walk is.
+    let (mut fd, mut below) = (start()?, 0_usize);
     let mut ahead: Vec<Vec<u8>> = name::components(path).rev().map(<[u8]>::to_vec).collect();
     let mut links = 0;
     while let Some(component) = ahead.pop() {
@@ -98,28 +99,34 @@ fn walk(root: BorrowedFd<'_>, path: &[u8], missing: Missing<'_>) -> Result<Place
                 if at.left.len() == MAX_LEFT {
                     return Err(Errno::ELOOP);
                 }
-                if !at.path.is_empty() {
-                    at.left.push(at.path.clone());
+                if at.path.is_empty() {
+                    continue;
                 }
+                at.left.push(at.path.clone());
                 name::pop(&mut at.path);
-                at.fd = open_dir(root, &at.path, OFlag::O_PATH).ok();
+                // One step, however deep it is. The tree is this process's alone: nothing in it
+                // moves meanwhile.
+                match below.checked_sub(1) {
+                    Some(less) => below = less,
+                    None => fd = open_child(fd.as_fd(), b"..", OFlag::O_PATH)?,
+                }
                 continue;
             }
             _ => {}
         }
-        let found = match at.fd.as_ref().map_or(Ok(Step::Missing), |fd| step(fd, &component)) {
+        match if below > 0 { Ok(Step::Missing) } else { step(&fd, &component) } {
             // A link may lead out of it again.
-            Ok(Step::Missing) => None,
+            Ok(Step::Missing) => below += 1,
             Ok(Step::Other) => match missing {
                 Missing::Create(_) | Missing::Imagine => return Err(Errno::ENOTDIR),
-                Missing::Stop(_) => return Ok(Place { fd: None, ..at }),
+                Missing::Stop(_) => return Ok(at),
             },
-            Ok(Step::Directory(next)) => Some(next),
+            Ok(Step::Directory(next)) => fd = next,
             Ok(Step::Link(target)) => {
                 if let Missing::Stop(Some(layer)) = missing
                     && layer.at(&name::join(&at.path, &component)).is_some_and(Node::is_explicit)
                 {
-                    return Ok(Place { fd: None, ..at });
+                    return Ok(at);
                 }
                 links += 1;
                 if links > MAX_LINKS {
@@ -127,23 +134,24 @@ fn walk(root: BorrowedFd<'_>, path: &[u8], missing: Missing<'_>) -> Result<Place
                 }
                 if target.starts_with(b"/") {
                     at.path.clear();
-                    at.fd = Some(start()?);
+                    (fd, below) = (start()?, 0);
                 }
                 ahead.extend(name::components(&target).rev().map(<[u8]>::to_vec));
                 continue;
             }
             Err(error) => return Err(error),
-        };
+        }
         name::push(&mut at.path, &component);
-        at.fd = found;
         if at.path.len() > name::MAX_PATH {
             return Err(Errno::ENAMETOOLONG);
         }
     }
-    // Not before it is known where the path ends.
-    if let (Missing::Create(may), None) = (missing, &at.fd) {
-        at.fd = Some(make(root, &at.path, may)?);
-    }
+    at.fd = match missing {
+        _ if below == 0 => Some(fd),
+        // Not before it is known where the path ends.
+        Missing::Create(may) => Some(make(root, &at.path, may)?),
+        Missing::Imagine | Missing::Stop(_) => None,
+    };
     Ok(at)
 }
 

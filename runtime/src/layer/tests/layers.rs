@@ -593,3 +593,23 @@ fn trees_that_resist_are_removed() {
     remove_tree(base.as_fd(), "root".as_ref()).expect("remove a deep tree");
     assert!(!site.root().exists());
 }
+
+/// Links that go up and down as often as may be, at the deepest place there is. Were each step up a
+/// path, these would be a million names to look up for each of many entries.
+#[test]
+fn links_that_go_up_and_down_cost_steps_and_not_paths() {
+    let deep = "d/".repeat(16_000);
+    let mut tar = Tar::default();
+    let link = "../d/".repeat(250);
+    let name = format!("{deep}l");
+    tar.item(&Item { kind: b'2', name: name.as_bytes(), link: link.as_bytes(), ..Item::default() });
+    for n in 0..200 {
+        // Each in a directory of its own: the last one is not looked for again.
+        tar.item(&Item { name: format!("{deep}l/{n}/f").as_bytes(), ..Item::default() });
+    }
+    tar.end();
+    let began = std::time::Instant::now();
+    let summary = Site::new().apply(&[tar]).expect("files behind a link");
+    assert_eq!((summary.directories, summary.symlinks, summary.files), (16_200, 1, 200));
+    assert!(began.elapsed().as_secs() < 30, "each step up is looked for from the root");
+}
