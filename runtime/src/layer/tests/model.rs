@@ -459,17 +459,11 @@ impl Tree {
                 }
             }
             for (at, what) in now {
-                // It is in use.
-                if led.range(at.clone()..).next().is_some_and(|link| link.starts_with(&at))
-                    && !(matches!(what, What::Dir(_)) && self.dir(&at).is_some())
-                {
-                    return Err(MEETS);
-                }
-                self.bring(&at, what, layer.index)?;
+                self.bring(&at, what, layer.index, &led)?;
             }
         }
         for (at, target) in later {
-            self.link_in_tree(&at, &target, layer.index)?;
+            self.link_in_tree(&at, &target, layer.index, &led)?;
         }
         Ok(())
     }
@@ -569,8 +563,19 @@ impl Tree {
         Ok(Some(if implicit { at } else { child(&at, base) }))
     }
 
-    fn bring(&mut self, at: &Path, what: What, by: usize) -> Result<(), Refused> {
+    /// Puts something of a layer where it belongs. `led`: links that lead to what the layer brings.
+    fn bring(
+        &mut self,
+        at: &Path,
+        what: What,
+        by: usize,
+        led: &BTreeSet<Path>,
+    ) -> Result<(), Refused> {
         let Some((base, dir)) = at.split_last() else { return Ok(()) };
+        let in_use = led.range(at.clone()..).next().is_some_and(|link| link.starts_with(at));
+        if in_use && !(matches!(what, What::Dir(_)) && self.dir(at).is_some()) {
+            return Err(MEETS);
+        }
         let names = &mut self.make(dir, by).map_err(|_| MEETS)?.names;
         match (names.get_mut(base), what) {
             (Some(Node { what: What::Dir(there), .. }), What::Dir(new)) => {
@@ -584,7 +589,13 @@ impl Tree {
         Ok(())
     }
 
-    fn link_in_tree(&mut self, at: &Path, target: &Path, by: usize) -> Result<(), Refused> {
+    fn link_in_tree(
+        &mut self,
+        at: &Path,
+        target: &Path,
+        by: usize,
+        led: &BTreeSet<Path>,
+    ) -> Result<(), Refused> {
         let (base, dir) = target.split_last().expect("a target has a name");
         let target = child(&self.follow(dir)?, base);
         let leaf = match self.get(&target) {
@@ -597,7 +608,7 @@ impl Tree {
         if target.starts_with(&at) {
             return Err(NO_TARGET);
         }
-        self.bring(&at, leaf, by)
+        self.bring(&at, leaf, by, led)
     }
 
     /// The tree in the tests' notation.
