@@ -103,6 +103,7 @@ fn slurm_is_looked_at() {
     let outcome = doctor(&cluster);
     assert_is(&outcome, "Slurm", "works", ".", None);
     assert_is(&outcome, "Slurm plugin", "works", env!("CARGO_PKG_VERSION"), None);
+    assert_is(&outcome, "MPI", "works", "pmi2", None);
     let line = cluster.plugin_line();
     let plugin = line.split_whitespace().nth(1).expect("the plugin");
     for (line, state, says) in [

@@ -1,6 +1,7 @@
 //! `shifter doctor`: what works on this node, what does not, and who can mend it.
 
 mod checks;
+mod devices;
 mod slurm;
 
 use clap::Args;
@@ -86,6 +87,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
     };
     findings.extend(checks::all(&config));
     findings.extend(slurm::check());
+    findings.extend(devices::check());
     for finding in &findings {
         output::data(&if arguments.json { as_json(finding) } else { as_text(finding) });
     }

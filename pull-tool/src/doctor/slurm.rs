@@ -1,5 +1,5 @@
 //! Whether Slurm knows `--container`: its configuration, the plugin, and the program that the
-//! plugin starts.
+//! plugin starts; and how it wires up MPI.
 
 use std::{
     path::{Path, PathBuf},
@@ -28,8 +28,13 @@ pub(super) fn check() -> Vec<Finding> {
         }
         Ok(output) => {
             let text = String::from_utf8_lossy(&output.stderr);
-            let says = text.lines().next().unwrap_or("scontrol fails").to_owned();
-            return vec![Finding::new(WHAT, State::Limited, says)];
+            // It tells first how it looked for its configuration, and last what came of that.
+            let says = text.lines().last().unwrap_or("no answer").to_owned();
+            let says = format!("scontrol show config: {says}");
+            return vec![
+                Finding::new(WHAT, State::Limited, says)
+                    .mend(Who::Admin, "configure Slurm on this machine, or start its controller"),
+            ];
         }
         Err(error) => return vec![Finding::new(WHAT, State::Limited, error.to_string())],
     };
@@ -50,7 +55,34 @@ pub(super) fn check() -> Vec<Finding> {
                 .mend(Who::Admin, format!("add the line: {line}"))
         }
     });
+    findings.push(mpi());
     findings
+}
+
+/// How ranks that Slurm starts find each other: what its `srun --mpi=list` offers.
+fn mpi() -> Finding {
+    const WHAT: &str = "MPI";
+    let Some(srun) = find_program("srun") else {
+        return Finding::new(WHAT, State::Absent, "no srun on this machine");
+    };
+    let output = Command::new(srun).arg("--mpi=list").stdin(Stdio::null()).output();
+    let text = match output {
+        // Where it prints them has changed.
+        Ok(output) if output.status.success() => {
+            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned())
+        }
+        Ok(_) => return Finding::new(WHAT, State::Limited, "srun --mpi=list fails"),
+        Err(error) => return Finding::new(WHAT, State::Limited, error.to_string()),
+    };
+    let mut offered: Vec<_> = text.iter().flat_map(|text| text.split_whitespace()).collect();
+    offered.retain(|word| word.starts_with("pm") || *word == "cray_shasta");
+    offered.sort_unstable();
+    offered.dedup();
+    match offered.is_empty() {
+        true => Finding::new(WHAT, State::Limited, "Slurm has neither pmix nor pmi2")
+            .mend(Who::Admin, "install Slurm's plugin for one"),
+        false => Finding::new(WHAT, State::Works, format!("srun --mpi={}", offered.join("|"))),
+    }
 }
 
 /// The plugin's line in plugstack.conf (spank(7), CONFIGURATION).
