@@ -444,7 +444,7 @@ impl Tree {
         if let Some(meta) = &layer.own.root.meta {
             self.root.declare(meta.clone(), layer.own.root.declared);
         }
-        let mut led = BTreeSet::new();
+        let (mut led, mut known) = (BTreeSet::new(), BTreeMap::new());
         let mut rest = layer.brings();
         for links in 0.. {
             if rest.is_empty() {
@@ -453,7 +453,7 @@ impl Tree {
             // Where all of these go is asked before the first of them is put there.
             let mut now = Vec::new();
             for (path, what) in std::mem::take(&mut rest) {
-                match self.lead(&layer, &path, &what, links, &mut led)? {
+                match self.lead(&layer, &path, &what, links, &mut led, &mut known)? {
                     Some(at) => now.push((at, what)),
                     None => rest.push((path, what)),
                 }
@@ -526,7 +526,8 @@ impl Tree {
     }
 
     /// Where something of a layer belongs, and which links in the place of its directories lead
-    /// there. None: more than may be followed already.
+    /// there. None: more than may be followed already. `known`: where links led that were followed
+    /// before; that is not asked again, when the layer may have put something in their way.
     fn lead(
         &self,
         layer: &Layer,
@@ -534,6 +535,7 @@ impl Tree {
         what: &What,
         mut links: usize,
         led: &mut BTreeSet<Path>,
+        known: &mut BTreeMap<Path, Path>,
     ) -> Result<Option<Path>, Refused> {
         let (base, dir) = path.split_last().expect("the root is described, not brought");
         let implicit = matches!(what, What::Dir(dir) if dir.meta.is_none());
@@ -543,6 +545,11 @@ impl Tree {
             at.push(component.clone());
             // It takes the place of whatever lower layers have there.
             if layer.declares(&dirs[..=index]) {
+                continue;
+            }
+            if let Some(found) = known.get(&dirs[..=index]) {
+                links -= 1;
+                at.clone_from(found);
                 continue;
             }
             if let Some(Node { what: What::Leaf(leaf), by }) = self.node(&at) {
@@ -558,6 +565,7 @@ impl Tree {
                 links -= 1;
                 led.insert(at.clone());
                 at = self.follow(&at)?;
+                known.insert(dirs[..=index].to_vec(), at.clone());
             }
         }
         Ok(Some(if implicit { at } else { child(&at, base) }))
