@@ -147,7 +147,7 @@ fn settings_of_a_mirror_are_checked() {
     for odd in ["ftp://m.example.com", "https://user:secret@m.example.com", "m.example.com/UPPER"] {
         let place = place("settings", &registry, &[odd]);
         let stderr = place.pull(&registry.name()).failure(125);
-        assert_says(&stderr, &["read configuration", "mirror", odd, "correct the file"]);
+        assert_says(&stderr, &["read configuration", "mirror", odd, "; correct it"]);
     }
 }
 
