@@ -16,9 +16,9 @@ use nix::{
     unistd::{Pid, gethostname},
 };
 use runtime::{
-    Config, Image, Reference,
+    Config, Image, Options, Reference,
     container::{
-        self, Command, Options,
+        self, Command, Run,
         join::{Failure, Key, Step},
     },
     host::Host,
@@ -93,13 +93,12 @@ impl Task {
         let image = image(step, reference, config, node).inspect_err(|report| {
             step.fail(&Failure { code: report.exit, text: report.line.clone() });
         })?;
-        let options = Options {
+        let run = Run {
             command: Command::Given(self.command.clone()),
-            workdir: None,
             script: self.script(),
-            mounts: Vec::new(),
+            options: Options::default(),
         };
-        let plan = container::plan(&image, &options, config, host, env::vars_os())
+        let plan = container::plan(&image, &run, config, host, env::vars_os())
             .map_err(|e| Report::from(&e))?;
         let container = step.enter(&plan).map_err(|e| Report::from(&e))?;
         Err(Report::from(&container.exec()))

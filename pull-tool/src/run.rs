@@ -4,8 +4,8 @@ use std::{env, ffi::OsString};
 
 use clap::Args;
 use runtime::{
-    Config, Reference,
-    container::{self, Command, Options},
+    Config, Options, Reference,
+    container::{self, Command, Run},
     host::Host,
     pull,
     report::Report,
@@ -38,13 +38,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
     let mut progress = Progress::new(&reference, Style::for_people());
     let image = pull::ensure(&reference, &config, &mut |event| progress.tell(event))
         .map_err(|e| Report::from(&e).during(format_args!("pull {reference}")))?;
-    let options = Options {
+    let run = Run {
         command: Command::Image(arguments.command.clone()),
-        workdir: None,
         script: None,
-        mounts: Vec::new(),
+        options: Options::default(),
     };
-    let plan = container::plan(&image, &options, &config, &host, env::vars_os())
+    let plan = container::plan(&image, &run, &config, &host, env::vars_os())
         .map_err(|e| Report::from(&e))?;
     if arguments.dry_run {
         output::data(plan.to_string().trim_end());

@@ -18,8 +18,8 @@ use std::{
 };
 
 use runtime::{
-    Config, Digest, Host, Image,
-    container::{self, Command, Options, Plan, join},
+    Config, Digest, Host, Image, Options,
+    container::{self, Command, Plan, Run, join},
     sys::process::reset_signals,
 };
 
@@ -68,8 +68,8 @@ enum Mode {
 
 fn prepared() -> Result<(Plan, PathBuf, Mode), Box<dyn Error>> {
     let mut args = env::args_os().skip(1).peekable();
-    let mut options =
-        Options { command: Command::Image(vec![]), workdir: None, script: None, mounts: vec![] };
+    let mut run =
+        Run { command: Command::Image(vec![]), script: None, options: Options::default() };
     let mut mode = Mode::Alone;
     let mut config = r#"{"architecture":"amd64","os":"linux"}"#.to_owned();
     while let Some(flag) = args.next_if(|arg| arg.as_encoded_bytes().starts_with(b"--")) {
@@ -78,10 +78,10 @@ fn prepared() -> Result<(Plan, PathBuf, Mode), Box<dyn Error>> {
             "--step" => mode = Mode::Step,
             "--dry-run" => mode = Mode::DryRun,
             "--config" => config = value()?.into_string().map_err(|_| "not text")?,
-            "--workdir" => options.workdir = Some(value()?.into()),
-            "--script" => options.script = Some(value()?.into()),
+            "--workdir" => run.options.workdir = Some(value()?.into()),
+            "--script" => run.script = Some(value()?.into()),
             "--mount" => {
-                options.mounts.push(value()?.into_string().map_err(|_| "not text")?.parse()?);
+                run.options.mounts.push(value()?.into_string().map_err(|_| "not text")?.parse()?);
             }
             other => return Err(format!("no option {other}").into()),
         }
@@ -90,7 +90,7 @@ fn prepared() -> Result<(Plan, PathBuf, Mode), Box<dyn Error>> {
     let rootfs = PathBuf::from(args.next().ok_or("no ROOTFS")?);
     let command: Vec<OsString> = args.collect();
     if !command.is_empty() {
-        options.command = Command::Given(command);
+        run.command = Command::Given(command);
     }
     let image = Image {
         reference: "test".parse()?,
@@ -99,6 +99,6 @@ fn prepared() -> Result<(Plan, PathBuf, Mode), Box<dyn Error>> {
         rootfs,
     };
     let config = Config::parse(&format!("store = \"/none\"\nnode_dir = {node_dir:?}"))?;
-    let plan = container::plan(&image, &options, &config, &Host::probe()?, env::vars_os())?;
+    let plan = container::plan(&image, &run, &config, &Host::probe()?, env::vars_os())?;
     Ok((plan, node_dir, mode))
 }

@@ -7,19 +7,18 @@
 //! middle at one type, [`Image`]: a tree on this node, complete and verified.
 //!
 //! ```no_run
-//! use runtime::{Config, Host, Reference, container, pull};
+//! use runtime::{Config, Host, Options, Reference, container, pull};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let reference: Reference = "ubuntu:24.04".parse()?;
 //! let (config, host) = (Config::load()?, Host::probe()?);
 //! let image = pull::ensure(&reference, &config, &mut |event| eprintln!("{event:?}"))?;
-//! let options = container::Options {
+//! let run = container::Run {
 //!     command: container::Command::Image(vec!["cat".into(), "/etc/os-release".into()]),
-//!     workdir: None,
 //!     script: None,
-//!     mounts: Vec::new(),
+//!     options: Options { mounts: vec!["/scratch:/data:ro".parse()?], ..Options::default() },
 //! };
-//! let plan = container::plan(&image, &options, &config, &host, std::env::vars_os())?;
+//! let plan = container::plan(&image, &run, &config, &host, std::env::vars_os())?;
 //! Err(plan.build()?.exec().into()) // only a failure comes back
 //! # }
 //! ```
@@ -28,6 +27,7 @@
 //! |---|---|
 //! | [`mod@reference`], [`digest`], [`oci`] | image names, checksums, the documents that describe images |
 //! | [`config`] | the site's file and the environment |
+//! | [`options`] | what a run asks for beyond its image: flags, files, the carrier |
 //! | [`login`] | who somebody is at a registry |
 //! | [`request`] | what the SPANK plugin's two sides say to each other and to the launcher |
 //! | [`report`] | any error in one line, with the exit status |
@@ -58,6 +58,7 @@ pub mod image;
 pub mod layer;
 pub mod login;
 pub mod oci;
+pub mod options;
 #[cfg(feature = "pull")]
 pub mod pull;
 pub mod reference;
@@ -75,4 +76,5 @@ pub use digest::Digest;
 pub use host::Host;
 pub use image::Image;
 pub use login::Login;
+pub use options::Options;
 pub use reference::Reference;

@@ -66,6 +66,12 @@ impl From<&crate::reference::ParseError> for Report {
     }
 }
 
+impl From<&crate::options::ParseError> for Report {
+    fn from(error: &crate::options::ParseError) -> Report {
+        Report { exit: EXIT_USAGE, ..Report::runtime(error, "") }
+    }
+}
+
 impl From<&crate::request::Error> for Report {
     fn from(error: &crate::request::Error) -> Report {
         match error {

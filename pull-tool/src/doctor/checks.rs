@@ -15,9 +15,9 @@ use nix::{
     unistd::{AccessFlags, access},
 };
 use runtime::{
-    Config, Digest, Host, Image,
+    Config, Digest, Host, Image, Options,
     config::Network,
-    container::{self, Options},
+    container::{self, Run},
     oci::ImageConfig,
     pull::bytes,
     registry,
@@ -90,15 +90,14 @@ pub(super) fn build(rootfs: &Path) -> Result<(), Report> {
         config: ImageConfig::default(),
         rootfs: rootfs.to_owned(),
     };
-    let options = Options {
+    let run = Run {
         command: container::Command::Given(vec!["true".into()]),
-        workdir: None,
         script: None,
-        mounts: Vec::new(),
+        options: Options::default(),
     };
     // What a site mounts may be missing: containers say so when it matters.
     let config = Config { mounts: Vec::new(), ..config };
-    let plan = container::plan(&image, &options, &config, &host, env::vars_os());
+    let plan = container::plan(&image, &run, &config, &host, env::vars_os());
     let built = plan.and_then(|plan| plan.build().map(drop));
     built.map_err(|e| Report::from(&e))
 }

@@ -31,9 +31,10 @@ use nix::{
     unistd::{chdir, chroot, fchdir, getuid, pivot_root},
 };
 
-use super::{Access, Error, Mount, Plan, Presence, io_error, target::Root};
-use crate::sys::mount::{
-    mount_setattr_readonly, move_mount, open_tree, proc_path, remount_readonly,
+use super::{Error, Mount, Plan, Presence, io_error, target::Root};
+use crate::{
+    options::{Access, Exec, Tmpfs},
+    sys::mount::{mount_setattr_readonly, move_mount, open_tree, proc_path, remount_readonly},
 };
 
 /// How long to wait for threads that have ended to be gone from the kernel's books as well.
@@ -149,7 +150,7 @@ fn no_namespace(errno: Errno) -> Error {
 /// Clones the source of each bind mount; `None` for one that is not there and need not be.
 fn clone_trees(plan: &Plan) -> Result<Vec<Option<OwnedFd>>, Error> {
     let clone = |mount: &Mount| match mount {
-        Mount::File { .. } => Ok(None),
+        Mount::File { .. } | Mount::Tmpfs(_) => Ok(None),
         Mount::Bind { source, target, access, presence } => match clone_tree(source, *access) {
             Ok(tree) => Ok(Some(tree)),
             Err(e) if *presence == Presence::Optional && is_absent(&e) => Ok(None),
@@ -241,10 +242,28 @@ fn fill(plan: &Plan, root: &OwnedFd, trees: Vec<Option<OwnedFd>>) -> Result<(), 
                 let place = place.map_err(target_error(plan, target))?;
                 attach(&tree, &place, *access).map_err(mount_error(source, target))?;
             }
+            (Mount::Tmpfs(spec), _) => {
+                let target = spec.target.as_ref();
+                let place = root.directory(target).map_err(target_error(plan, target))?;
+                mount_memory(spec, &place)
+                    .map_err(|e| io_error("mount tmpfs on", target)(e.into()))?;
+            }
             (Mount::Bind { .. }, None) => {}
         }
     }
     Ok(())
+}
+
+/// Programs of the image could put `setuid` bits and devices there (SECURITY R22).
+fn mount_memory(spec: &Tmpfs, place: &OwnedFd) -> nix::Result<()> {
+    let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    flags.set(MsFlags::MS_NOEXEC, spec.exec == Exec::Refused);
+    let mut options = format!("mode={:o}", spec.mode.unwrap_or(0o1777));
+    if let Some(size) = spec.size {
+        options.push_str(&format!(",size={size}"));
+    }
+    let target = proc_path(place.as_fd());
+    mount(Some("tmpfs"), target.as_str(), Some("tmpfs"), flags, Some(options.as_str()))
 }
 
 fn attach(tree: &OwnedFd, place: &OwnedFd, access: Access) -> io::Result<()> {

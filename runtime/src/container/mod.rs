@@ -1,7 +1,7 @@
 //! A process in an image, as the user who calls.
 //!
 //! ```text
-//! Image + Options + Config + Host + environment
+//! Image + Run + Config + Host + environment
 //!   └─ plan ──► Plan          everything is decided here; prints for `--dry-run`
 //!                ├─ build ──► Container    first rank: namespaces, root, mounts, pivot
 //!                └─ Step::enter ► Container    later ranks of a step join the first one's
@@ -13,13 +13,13 @@
 //! ```no_run
 //! # fn launch(
 //! #     image: runtime::Image,
-//! #     options: runtime::container::Options,
+//! #     run: runtime::container::Run,
 //! #     config: runtime::Config,
 //! # ) -> Result<(), Box<dyn std::error::Error>> {
 //! use runtime::{Host, container};
 //!
 //! let host = Host::probe()?; // before anything of the image can answer in its place
-//! let plan = container::plan(&image, &options, &config, &host, std::env::vars_os())?;
+//! let plan = container::plan(&image, &run, &config, &host, std::env::vars_os())?;
 //! let key = container::join::Key::of_this_task(|name| std::env::var_os(name));
 //! let mut step = container::join::Step::open(&config.node_dir, &key)?;
 //! let container = step.enter(&plan)?;
@@ -53,7 +53,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use plan::{Access, Mount, MountSpec, MountSpecError, Plan, Presence, Workdir, plan};
+pub use plan::{Mount, Plan, Presence, Workdir, plan};
+
+use crate::options::{self, Options};
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -64,18 +66,16 @@ pub enum Command {
     Image(Vec<OsString>),
 }
 
-/// What one run asks for beyond its image.
+/// What is run: what the caller knows, and what somebody has asked for.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct Run {
     /// What to run.
     pub command: Command,
-    /// Where to start. Must exist inside.
-    pub workdir: Option<PathBuf>,
     /// A batch script of Slurm's: seen inside under the path that it has outside. Its steps
     /// inherit the request for a container.
     pub script: Option<PathBuf>,
-    /// Mounted after everything else; the sources must exist.
-    pub mounts: Vec<MountSpec>,
+    /// All that is asked for beyond the image.
+    pub options: Options,
 }
 
 /// The calling process, inside; one step away from being the user's program.
@@ -161,9 +161,9 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// A mount is not written as one.
+    /// A mount of the site's is not written as one.
     #[error(transparent)]
-    MountSpec(#[from] plan::MountSpecError),
+    MountSpec(#[from] options::ParseError),
     /// Nobody says what to run.
     #[error("run {image}: the image names no command, and none was given")]
     NoCommand {

@@ -7,7 +7,6 @@ use std::{
     io,
     os::{fd::AsFd, unix::ffi::OsStrExt},
     path::{Component, Path, PathBuf},
-    str::FromStr,
 };
 
 use nix::{
@@ -16,9 +15,10 @@ use nix::{
     unistd::{Gid, Uid},
 };
 
-use super::{Command, Error, Options, Plain, identity, io_error};
+use super::{Command, Error, Plain, Run, identity, io_error};
 use crate::{
     Config, Digest, Host, Image, Reference, environment,
+    options::{Access, Exec, MountSpec, Tmpfs},
     sys::{beneath, mount::proc_path},
 };
 
@@ -26,15 +26,6 @@ use crate::{
 const PMIX_DIR_VAR: &str = "PMIX_SERVER_TMPDIR";
 /// Every image that has a shell has this one.
 const DEFAULT_SHELL: &str = "/bin/sh";
-
-/// Whether what is mounted can be written to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// As far as its own permissions go.
-    ReadWrite,
-    /// Never.
-    ReadOnly,
-}
 
 /// Whether the source of a mount has to exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +50,8 @@ pub enum Mount {
         /// Whether it has to be there.
         presence: Presence,
     },
+    /// Memory, as empty as it is new.
+    Tmpfs(Tmpfs),
     /// A file of our own making, in the place of the image's.
     File {
         /// Inside.
@@ -95,13 +88,13 @@ pub struct Plan {
 /// Plans a run of `image`. Reads a few files of its tree, as data, and changes nothing.
 pub fn plan(
     image: &Image,
-    options: &Options,
+    run: &Run,
     config: &Config,
     host: &Host,
     env: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Plan, Error> {
     let facts = Facts::probe(image, host)?;
-    compose(image, options, config, host, env.into_iter().collect(), &facts)
+    compose(image, run, config, host, env.into_iter().collect(), &facts)
 }
 
 /// What the tree of an image has to say about a plan.
@@ -149,32 +142,32 @@ fn is_taken(root: &File, path: &Path) -> bool {
 /// The pure part of [`plan`].
 fn compose(
     image: &Image,
-    options: &Options,
+    run: &Run,
     config: &Config,
     host: &Host,
     env: Vec<(OsString, OsString)>,
     facts: &Facts,
 ) -> Result<Plan, Error> {
-    let run = &image.config.config;
-    let argv: Vec<OsString> = match &options.command {
+    let own = &image.config.config;
+    let argv: Vec<OsString> = match &run.command {
         Command::Given(argv) => argv.clone(),
         Command::Image(args) => {
-            let cmd = run.cmd.iter().map(OsString::from);
+            let cmd = own.cmd.iter().map(OsString::from);
             let args = if args.is_empty() { cmd.collect() } else { args.clone() };
-            run.entrypoint.iter().map(OsString::from).chain(args).collect()
+            own.entrypoint.iter().map(OsString::from).chain(args).collect()
         }
     };
     if argv.is_empty() {
         return Err(Error::NoCommand { image: image.reference.to_string() });
     }
     let pmix_dir = env.iter().find(|(name, _)| name == PMIX_DIR_VAR).map(|(_, dir)| Path::new(dir));
-    let binds = binds(options, config, host, facts, pmix_dir)?;
+    let binds = binds(run, config, host, facts, pmix_dir)?;
 
     let home = host.home.clone().filter(|home| is_same_inside(&binds, home));
-    let script = options.script.is_some();
+    let script = run.script.is_some();
     let mut env = environment::compose(
         env.into_iter(),
-        &run.env,
+        &own.env,
         if script { environment::Request::Keep } else { environment::Request::Remove },
         |path| is_same_inside(&binds, path),
         home.iter().map(|home| ("HOME".into(), home.into())),
@@ -202,14 +195,14 @@ fn compose(
         gid: host.gid,
         mounts,
         env,
-        workdir: workdir(options, host, &run.working_dir),
+        workdir: workdir(run, host, &own.working_dir),
         argv,
     })
 }
 
 /// The host's part of the tree, in the order in which it is mounted.
 fn binds(
-    options: &Options,
+    run: &Run,
     config: &Config,
     host: &Host,
     facts: &Facts,
@@ -237,16 +230,19 @@ fn binds(
             mounts.push(same(path, ReadWrite, Optional));
         }
     }
-    if let Some(script) = options.script.as_ref().filter(|path| !is_same_inside(&mounts, path)) {
+    if let Some(script) = run.script.as_ref().filter(|path| !is_same_inside(&mounts, path)) {
         mounts.push(same(script, ReadOnly, Required));
     }
+    let asked = |spec: &MountSpec, presence| match spec {
+        MountSpec::Bind(spec) => {
+            bind(spec.source.as_ref(), spec.target.as_ref(), spec.access, presence)
+        }
+        MountSpec::Tmpfs(spec) => Mount::Tmpfs(spec.clone()),
+    };
     for spec in &config.mounts {
-        let spec: MountSpec = spec.parse()?;
-        mounts.push(bind(&spec.source, &spec.target, spec.access, Optional));
+        mounts.push(asked(&spec.parse()?, Optional));
     }
-    for spec in &options.mounts {
-        mounts.push(bind(&spec.source, &spec.target, spec.access, Required));
-    }
+    mounts.extend(run.options.mounts.iter().map(|spec| asked(spec, Required)));
     Ok(mounts)
 }
 
@@ -261,8 +257,8 @@ fn files(host: &Host, facts: &Facts, home: &Path, shell: &Path) -> Vec<Mount> {
     files.into_iter().map(|(target, content)| Mount::File { target, content }).collect()
 }
 
-fn workdir(options: &Options, host: &Host, image: &str) -> Workdir {
-    if let Some(dir) = &options.workdir {
+fn workdir(run: &Run, host: &Host, image: &str) -> Workdir {
+    if let Some(dir) = &run.options.workdir {
         return Workdir::Exactly(dir.clone());
     }
     // Everybody has a `/`: standing there on the host is no choice.
@@ -276,6 +272,7 @@ fn is_same_inside(mounts: &[Mount], path: &Path) -> bool {
     // The last mount over a path is the one that is seen.
     mounts.iter().rev().find_map(|mount| match mount {
         Mount::Bind { source, target, .. } if path.starts_with(target) => Some(source == target),
+        Mount::Tmpfs(Tmpfs { target, .. }) if path.starts_with(target) => Some(false),
         _ => None,
     }) == Some(true)
         && path.components().all(|part| part != Component::ParentDir)
@@ -288,68 +285,6 @@ fn refuse_nul<'a>(
     match texts.into_iter().find(|text| text.as_bytes().contains(&0)) {
         Some(text) => Err(Error::Nul { what, text: text.clone() }),
         None => Ok(()),
-    }
-}
-
-/// A mount as people write it: `SRC[:DST[:ro|rw]]`, both absolute.
-///
-/// ```
-/// use runtime::container::MountSpec;
-/// let spec: MountSpec = "/scratch:/data:ro".parse()?;
-/// assert_eq!(spec.to_string(), "/scratch:/data:ro");
-/// # Ok::<(), runtime::container::MountSpecError>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MountSpec {
-    source: PathBuf,
-    target: PathBuf,
-    access: Access,
-}
-
-/// Why a mount is none.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("mount {spec:?}: {problem}")]
-pub struct MountSpecError {
-    spec: String,
-    problem: &'static str,
-}
-
-impl FromStr for MountSpec {
-    type Err = MountSpecError;
-
-    fn from_str(spec: &str) -> Result<MountSpec, MountSpecError> {
-        let refuse = |problem| MountSpecError { spec: spec.to_owned(), problem };
-        let mut fields = spec.split(':');
-        let source = fields.next().unwrap_or_default();
-        let target = fields.next().unwrap_or(source);
-        let access = match fields.next() {
-            None | Some("rw") => Access::ReadWrite,
-            Some("ro") => Access::ReadOnly,
-            Some(_) => return Err(refuse("expected ro or rw after the second colon")),
-        };
-        if fields.next().is_some() || spec.contains('\0') {
-            return Err(refuse("expected SOURCE[:TARGET[:ro|rw]]"));
-        }
-        for path in [source, target].map(Path::new) {
-            if !path.is_absolute() {
-                return Err(refuse("source and target must be absolute paths"));
-            }
-            // Which directory `..` means depends on links of the image.
-            if path.components().any(|part| part == Component::ParentDir) {
-                return Err(refuse("a path with .. in it is not taken"));
-            }
-        }
-        if Path::new(target).parent().is_none() {
-            return Err(refuse("nothing can be mounted over the root"));
-        }
-        Ok(MountSpec { source: source.into(), target: target.into(), access })
-    }
-}
-
-impl fmt::Display for MountSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.source.display(), self.target.display())?;
-        f.write_str(if self.access == Access::ReadOnly { ":ro" } else { "" })
     }
 }
 
@@ -369,6 +304,17 @@ impl fmt::Display for Plan {
                         f.write_str(", read-only")?;
                     }
                     f.write_str(if *presence == Presence::Optional { ", if there" } else { "" })?;
+                    f.write_str("\n")?;
+                }
+                Mount::Tmpfs(Tmpfs { target, size, mode, exec }) => {
+                    write!(f, "memory   {}", Plain(target))?;
+                    if let Some(size) = size {
+                        write!(f, ", {size} bytes at most")?;
+                    }
+                    if let Some(mode) = mode {
+                        write!(f, ", mode {mode:04o}")?;
+                    }
+                    f.write_str(if *exec == Exec::Refused { ", no programs" } else { "" })?;
                     f.write_str("\n")?;
                 }
                 Mount::File { target, content } => {
@@ -400,6 +346,7 @@ impl fmt::Display for Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Options;
 
     fn image(run: &str) -> Image {
         Image {
@@ -428,21 +375,21 @@ mod tests {
         }
     }
 
-    fn options(command: Command) -> Options {
-        Options { command, workdir: None, script: None, mounts: vec![] }
+    fn asked(command: Command) -> Run {
+        Run { command, script: None, options: Options::default() }
     }
 
     fn words(words: &[&str]) -> Vec<OsString> {
         words.iter().map(OsString::from).collect()
     }
 
-    fn given(argv: &[&str]) -> Options {
-        options(Command::Given(words(argv)))
+    fn given(argv: &[&str]) -> Run {
+        asked(Command::Given(words(argv)))
     }
 
-    fn composed(image: &Image, options: &Options, host: &Host, env: &[(&str, &str)]) -> Plan {
+    fn composed(image: &Image, run: &Run, host: &Host, env: &[(&str, &str)]) -> Plan {
         let env = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
-        compose(image, options, &config(&[]), host, env, &Facts::default()).unwrap()
+        compose(image, run, &config(&[]), host, env, &Facts::default()).unwrap()
     }
 
     /// What is bound, in order.
@@ -450,6 +397,7 @@ mod tests {
         fn target(mount: &Mount) -> Option<&str> {
             match mount {
                 Mount::Bind { target, .. } => target.to_str(),
+                Mount::Tmpfs(spec) => Some(spec.target.as_str()),
                 Mount::File { .. } => None,
             }
         }
@@ -460,12 +408,12 @@ mod tests {
     fn a_plan_reads_well() {
         let image = image(r#"{"Env":["PATH=/bin"],"Cmd":["sh"],"WorkingDir":"/work"}"#);
         let env = [("SLURM_JOB_ID", "17"), ("LD_PRELOAD", "/x.so"), ("NOTE", "two words\u{1b}[1m")];
-        let mut options = given(&["./a.out", "-n", "two words", ""]);
-        options.script = Some("/var/spool/job00017/slurm_script".into());
+        let mut run = given(&["./a.out", "-n", "two words", ""]);
+        run.script = Some("/var/spool/job00017/slurm_script".into());
         let site = config(&["/sw:/opt/site:ro", "/scratch"]);
         let env = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
         let host = host("/scratch/ada");
-        let plan = compose(&image, &options, &site, &host, env, &Facts::default()).unwrap();
+        let plan = compose(&image, &run, &site, &host, env, &Facts::default()).unwrap();
         assert_eq!(
             plan.to_string(),
             r#"image    docker.io/library/busybox:latest (sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855)
@@ -538,9 +486,9 @@ command  ./a.out -n "two words" ""
             ("nothing at all", &image("{}"), Command::Image(vec![]), None),
             ("srun without", &full, Command::Given(vec![]), None),
         ] {
-            let options = options(command);
+            let run = asked(command);
             let host = host("/");
-            match compose(image, &options, &config(&[]), &host, vec![], &Facts::default()) {
+            match compose(image, &run, &config(&[]), &host, vec![], &Facts::default()) {
                 Ok(plan) => assert_eq!(Some(words(&argv.unwrap())), Some(plan.argv), "{label}"),
                 Err(e) => {
                     assert!(argv.is_none() && matches!(e, Error::NoCommand { .. }), "{label}")
@@ -567,39 +515,11 @@ command  ./a.out -n "two words" ""
 
     #[test]
     fn nul_bytes_are_refused() {
-        let run = r#"{"Env":["A=\u0000"]}"#;
+        let own = r#"{"Env":["A=\u0000"]}"#;
         let facts = Facts::default();
-        for (image, options) in [(image(run), given(&["a"])), (image("{}"), given(&["a\0"]))] {
-            let plan = compose(&image, &options, &config(&[]), &host("/"), vec![], &facts);
+        for (image, run) in [(image(own), given(&["a"])), (image("{}"), given(&["a\0"]))] {
+            let plan = compose(&image, &run, &config(&[]), &host("/"), vec![], &facts);
             assert!(matches!(plan, Err(Error::Nul { .. })));
-        }
-    }
-
-    #[test]
-    fn mounts_are_read_or_refused() {
-        for (spec, expected) in [
-            ("/a", "/a:/a"),
-            ("/a:/b", "/a:/b"),
-            ("/a:/b:ro", "/a:/b:ro"),
-            ("/a:/b:rw", "/a:/b"),
-            ("/a:/b/", "/a:/b/"),
-        ] {
-            assert_eq!(spec.parse::<MountSpec>().unwrap().to_string(), expected);
-        }
-        for (spec, problem) in [
-            ("", "absolute"),
-            ("a:/b", "absolute"),
-            ("/a:b", "absolute"),
-            ("/a:", "absolute"),
-            ("/a:/", "over the root"),
-            ("/", "over the root"),
-            ("/a:/b:rx", "ro or rw"),
-            ("/a:/b:ro:x", "SOURCE[:TARGET"),
-            ("/a:/b/../c", ".."),
-            ("/a\0:/b", "SOURCE"),
-        ] {
-            let error = spec.parse::<MountSpec>().expect_err(spec).to_string();
-            assert!(error.contains(problem), "{spec:?}: {error}");
         }
     }
 }

@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use runtime::{
     Config,
     config::{self, DEFAULTS},
-    container::MountSpec,
+    options::MountSpec,
     registry::Registry,
     report::{Report, chain},
 };

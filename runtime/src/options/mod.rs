@@ -1,0 +1,389 @@
+//! What a run asks for beyond its image, whoever says it: the flags of `shifter run`, a file that
+//! describes an environment, or the options of `srun`, which travel as JSON.
+//!
+//! ```text
+//! flags, file, carrier ── parse ──► Options ── over ──► Options ── container::plan ──► Plan
+//! ```
+//!
+//! Each value is read once, here, and is then a type that cannot hold anything else. Written out
+//! again it is the text that people write. Sources of mounts are absolute in it: the text may be
+//! read on another node.
+
+#![forbid(unsafe_code)]
+
+mod mount;
+
+use std::{borrow::Cow, fmt, path::PathBuf, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+pub use mount::{Access, Bind, Exec, MountSpec, Tmpfs};
+
+/// Longest name of a container, in bytes: it becomes a file name.
+const MAX_NAME: usize = 64;
+
+/// What one run asks for; `None` and empty lists where nothing is said.
+///
+/// ```
+/// use runtime::options::{Access, Options};
+///
+/// let file = Options { mounts: vec!["/scratch".parse()?], ..Options::default() };
+/// let flags = Options { root: Some(Access::ReadOnly), ..Options::default() };
+/// let options = flags.over(file);
+/// assert_eq!(serde_json::to_string(&options)?, r#"{"mounts":["/scratch:/scratch"],"root":"ro"}"#);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// Mounted in this order, after all that is mounted anyway. The sources must exist.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<MountSpec>,
+    /// Variables, in this order; they win over all but the scheduler's own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<EnvSpec>,
+    /// Where to start. Absolute, and must exist inside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<PathBuf>,
+    /// What goes before the command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<Entrypoint>,
+    /// Whether the image's tree can be written to, in memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root: Option<Access>,
+    /// Who the caller is inside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ids: Option<Ids>,
+    /// Whether the caller's home directory is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub home: Option<Home>,
+    /// Devices that must be there, or be there under another name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceSpec>,
+    /// The container that keeps what is written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<ContainerName>,
+}
+
+impl Options {
+    /// Lays these options over others: single values replace theirs, a variable the one of its
+    /// name, and lists follow theirs.
+    #[must_use]
+    pub fn over(self, base: Options) -> Options {
+        let is_said = |env: &EnvSpec| self.env.iter().any(|own| own.name() == env.name());
+        let env = base.env.into_iter().filter(|env| !is_said(env));
+        Options {
+            env: env.chain(self.env.iter().cloned()).collect(),
+            mounts: [base.mounts, self.mounts].concat(),
+            workdir: self.workdir.or(base.workdir),
+            entrypoint: self.entrypoint.or(base.entrypoint),
+            root: self.root.or(base.root),
+            ids: self.ids.or(base.ids),
+            home: self.home.or(base.home),
+            devices: [base.devices, self.devices].concat(),
+            name: self.name.or(base.name),
+        }
+    }
+}
+
+/// Why a text is not what it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {text:?}: {problem}")]
+pub struct ParseError {
+    what: &'static str,
+    text: String,
+    problem: Cow<'static, str>,
+}
+
+impl ParseError {
+    fn new(what: &'static str, text: &str, problem: impl Into<Cow<'static, str>>) -> ParseError {
+        ParseError { what, text: text.to_owned(), problem: problem.into() }
+    }
+}
+
+/// Derives the conversions that serde goes through from `FromStr` and `Display`.
+macro_rules! as_text {
+    ($($type:ty),*) => {$(
+        impl TryFrom<String> for $type {
+            type Error = ParseError;
+
+            fn try_from(text: String) -> Result<$type, ParseError> {
+                text.parse()
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(value: $type) -> String {
+                value.to_string()
+            }
+        }
+    )*};
+}
+as_text!(MountSpec, EnvSpec, DeviceSpec, ContainerName);
+
+/// A variable: `NAME=VALUE`, `NAME` for the caller's own value, or `NAME-` for none.
+///
+/// ```
+/// use runtime::options::EnvSpec;
+///
+/// let caller = EnvSpec::Inherit { name: "LD_LIBRARY_PATH".into() };
+/// assert_eq!("LD_LIBRARY_PATH".parse::<EnvSpec>()?, caller);
+/// assert_eq!("DEBUG-".parse::<EnvSpec>()?, EnvSpec::Unset { name: "DEBUG".into() });
+/// # Ok::<(), runtime::options::ParseError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum EnvSpec {
+    /// This value, whatever the image and the caller say.
+    Set {
+        /// Which variable.
+        name: String,
+        /// Its value.
+        value: String,
+    },
+    /// The caller's value, if there is one, instead of the image's; even one that points into the
+    /// host's file tree.
+    Inherit {
+        /// Which variable.
+        name: String,
+    },
+    /// No such variable, whoever sets it.
+    Unset {
+        /// Which variable.
+        name: String,
+    },
+}
+
+impl EnvSpec {
+    /// The variable that this is about.
+    pub fn name(&self) -> &str {
+        match self {
+            EnvSpec::Set { name, .. } | EnvSpec::Inherit { name } | EnvSpec::Unset { name } => name,
+        }
+    }
+}
+
+impl FromStr for EnvSpec {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<EnvSpec, ParseError> {
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (text, None),
+        };
+        let refuse = |problem| Err(ParseError::new("variable", text, problem));
+        if text.contains('\0') {
+            return refuse("it holds a NUL byte");
+        }
+        if name.is_empty() || name == "-" {
+            return refuse("it has no name");
+        }
+        if name.contains(char::is_whitespace) {
+            return refuse("a name has no blanks");
+        }
+        let name = name.to_owned();
+        Ok(match (value, name.strip_suffix('-')) {
+            (Some(value), _) => EnvSpec::Set { name, value: value.to_owned() },
+            (None, Some(name)) => EnvSpec::Unset { name: name.to_owned() },
+            (None, None) => EnvSpec::Inherit { name },
+        })
+    }
+}
+
+impl fmt::Display for EnvSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EnvSpec::Set { name, value } => write!(f, "{name}={value}"),
+            EnvSpec::Inherit { name } => f.write_str(name),
+            EnvSpec::Unset { name } => write!(f, "{name}-"),
+        }
+    }
+}
+
+/// What goes before the command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Entrypoint {
+    /// The image's own.
+    Image,
+    /// Nothing, and without a command there is none: the image's `Cmd` goes with its entrypoint.
+    Off,
+    /// These words. The image's `Cmd` were arguments of another program, and is left out.
+    Given(Vec<String>),
+}
+
+/// Who the caller is inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ids {
+    /// The same numbers as on the host.
+    Own,
+    /// User and group 0, who seems to own what it is given: package managers want it so.
+    Root,
+}
+
+/// Whether the caller's home directory is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Home {
+    /// At the path that it has on the host.
+    Mounted,
+    /// Not there, nor is what lies in it.
+    LeftOut,
+}
+
+/// A device of the host: `PATH[:TARGET]`. The host's `/dev` is there as a whole; what this adds is
+/// that the device must be there, or is there under another name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct DeviceSpec {
+    pub(crate) source: String,
+    pub(crate) target: String,
+}
+
+impl FromStr for DeviceSpec {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<DeviceSpec, ParseError> {
+        let refuse = |problem: &'static str| Err(ParseError::new("device", text, problem));
+        // Container Device Interface, SPEC.md: a qualified name is VENDOR/CLASS=NAME.
+        if !text.starts_with('/') && text.contains('/') && text.contains('=') {
+            return refuse("names of the Container Device Interface are not understood yet");
+        }
+        let mut fields = text.split(':');
+        let source = fields.next().unwrap_or_default();
+        let target = fields.next().unwrap_or(source);
+        match fields.next() {
+            None | Some("rw" | "rwm") => {}
+            Some(_) => {
+                return refuse("what may be done with it is the host's to say; leave it out");
+            }
+        }
+        if fields.next().is_some() || text.contains('\0') {
+            return refuse("expected PATH[:TARGET]");
+        }
+        mount::check_path(source)
+            .and_then(|()| mount::check_target(target))
+            .map_or_else(refuse, |()| {
+                Ok(DeviceSpec { source: source.to_owned(), target: target.to_owned() })
+            })
+    }
+}
+
+impl fmt::Display for DeviceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.source, self.target)
+    }
+}
+
+/// The name of a container that stays: letters, digits, `_`, `.` and `-`, as in docker.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ContainerName(String);
+
+impl ContainerName {
+    /// The name, fit to be a file's.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ContainerName {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<ContainerName, ParseError> {
+        let refuse = |problem: String| Err(ParseError::new("container name", text, problem));
+        if !text.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+            return refuse("it must begin with a letter or a digit".to_owned());
+        }
+        if text.contains(|c: char| !(c.is_ascii_alphanumeric() || "_.-".contains(c))) {
+            return refuse("it may hold letters, digits, _, . and -".to_owned());
+        }
+        if text.len() > MAX_NAME {
+            return refuse(format!("it may have {MAX_NAME} characters at most"));
+        }
+        Ok(ContainerName(text.to_owned()))
+    }
+}
+
+impl fmt::Display for ContainerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_later_wins() {
+        let base = Options {
+            mounts: vec!["/a".parse().unwrap()],
+            env: vec!["A=1".parse().unwrap(), "B=1".parse().unwrap()],
+            workdir: Some("/a".into()),
+            home: Some(Home::LeftOut),
+            ..Options::default()
+        };
+        let over = Options {
+            mounts: vec!["/b".parse().unwrap()],
+            env: vec!["A-".parse().unwrap(), "C".parse().unwrap()],
+            workdir: Some("/b".into()),
+            ids: Some(Ids::Root),
+            ..Options::default()
+        };
+        let both = over.over(base.clone());
+        let json = r#"{"mounts":["/a:/a","/b:/b"],"env":["B=1","A-","C"],"workdir":"/b","ids":"root","home":"left-out"}"#;
+        assert_eq!(serde_json::to_string(&both).unwrap(), json);
+        assert_eq!(serde_json::from_str::<Options>(json).unwrap(), both);
+        assert_eq!(Options::default().over(base.clone()), base);
+        assert_eq!(base.clone().over(Options::default()), base);
+    }
+
+    #[test]
+    fn all_that_can_be_said_survives_json() {
+        let options = Options {
+            mounts: vec!["/a:/b:ro".parse().unwrap(), MountSpec::tmpfs("/c:size=1m").unwrap()],
+            env: vec!["A==\n".parse().unwrap()],
+            workdir: Some("/".into()),
+            entrypoint: Some(Entrypoint::Given(vec!["a b".into()])),
+            root: Some(Access::ReadOnly),
+            ids: Some(Ids::Own),
+            home: Some(Home::Mounted),
+            devices: vec!["/dev/fuse:/dev/other".parse().unwrap()],
+            name: Some("a.B-1_".parse().unwrap()),
+        };
+        let json = serde_json::to_string(&options).unwrap();
+        assert_eq!(serde_json::from_str::<Options>(&json).unwrap(), options, "{json}");
+        assert_eq!(serde_json::from_str::<Options>("{}").unwrap(), Options::default());
+        for json in [r#"{"mount":[]}"#, r#"{"mounts":["a"]}"#, r#"{"name":"../x"}"#] {
+            assert!(serde_json::from_str::<Options>(json).is_err(), "{json} was accepted");
+        }
+    }
+
+    #[test]
+    fn values_are_read_or_refused() {
+        fn problem<T: FromStr<Err = ParseError> + fmt::Debug>(text: &str) -> String {
+            text.parse::<T>().expect_err(text).to_string()
+        }
+        for (text, says) in
+            [("", "no name"), ("=1", "no name"), ("-", "no name"), ("A B", "blanks")]
+        {
+            assert!(problem::<EnvSpec>(text).contains(says), "{text:?}");
+        }
+        assert!(problem::<EnvSpec>("A=\0").contains("NUL"));
+        for (text, says) in [
+            ("nvidia.com/gpu=0", "Container Device Interface"),
+            ("dev/null", "absolute"),
+            ("/dev/null:x", "absolute"),
+            ("/dev/null:/x:r", "leave it out"),
+            ("/dev/../x", ".."),
+            ("/a:/b:rwm:c", "PATH[:TARGET]"),
+        ] {
+            assert!(problem::<DeviceSpec>(text).contains(says), "{}", problem::<DeviceSpec>(text));
+        }
+        for name in ["", ".", "..", "-a", "a/b", "a\n", "ü", &"a".repeat(65)] {
+            assert!(name.parse::<ContainerName>().is_err(), "{name:?} is a name");
+        }
+    }
+}
