@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 
 mod completion;
+mod docker;
 mod doctor;
+mod flags;
 mod launch;
 mod login;
 mod logout;
@@ -58,7 +60,14 @@ pub fn main() -> ExitCode {
     if let Some(task) = launch::Task::of_this_process() {
         return task.run();
     }
-    let result = match Arguments::parse().verb {
+    let arguments = Arguments::try_parse().unwrap_or_else(|error| {
+        let is_run = std::env::args_os().nth(1).is_some_and(|verb| verb == "run");
+        match docker::explain(&error).filter(|_| is_run) {
+            Some(report) => output::end(&report),
+            None => error.exit(),
+        }
+    });
+    let result = match arguments.verb {
         Verb::Pull(arguments) => pull::run(&arguments),
         Verb::Run(arguments) => run::run(&arguments),
         Verb::Login(arguments) => login::run(&arguments),

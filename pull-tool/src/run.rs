@@ -4,15 +4,20 @@ use std::{env, ffi::OsString};
 
 use clap::Args;
 use runtime::{
-    Config, Options, Reference,
-    container::{self, Command, Run},
+    Config, Image, Options, Reference,
+    container::{self, Command, Run, terminal},
     host::Host,
+    kept::Record,
     pull,
     report::Report,
+    store::Node,
     sys::process::reset_sigpipe,
 };
 
-use crate::output::{self, Progress, Style};
+use crate::{
+    flags::Flags,
+    output::{self, Progress, Style},
+};
 
 /// Run a command in an image, here and as yourself.
 ///
@@ -23,6 +28,20 @@ pub(crate) struct Arguments {
     /// Print what would be done, and do not do it
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    flags: Flags,
+    /// Give up what was written under that name before
+    #[arg(long, requires = "name", conflicts_with = "dry_run")]
+    fresh: bool,
+    /// Give the command a terminal of its own
+    #[arg(short, long)]
+    tty: bool,
+    /// Nothing: standard input is the command's anyway
+    #[arg(short, long)]
+    interactive: bool,
+    /// Nothing: a container without a name goes with its command anyway
+    #[arg(long)]
+    rm: bool,
     #[arg(value_name = "REF", help = "The image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]")]
     reference: String,
     /// The command; without one, the image's own
@@ -33,25 +52,47 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
     reset_sigpipe();
     let reference: Reference = arguments.reference.parse().map_err(|e| Report::from(&e))?;
-    let config = Config::load().map_err(|e| Report::from(&e))?;
     let host = Host::probe().map_err(|e| Report::system("look up the calling user", &e))?;
+    let options = arguments.flags.options(&host)?;
+    if arguments.rm && options.name.is_some() {
+        let remedy = "leave out --rm, or --name";
+        return Err(Report::usage("run --rm --name: a container with a name stays", remedy));
+    }
+    container::check(&options).map_err(|e| Report::from(&e))?;
+    let config = Config::load().map_err(|e| Report::from(&e))?;
+    if let Some(name) = options.name.as_ref().filter(|_| arguments.fresh) {
+        let node = Node::open(&config.node_dir).map_err(|e| Report::from(&e))?;
+        node.remove_container(name).map_err(|e| Report::from(&e))?;
+    }
+    let pinned = pinned(&reference, &options, &config);
     let mut progress = Progress::new(&reference, Style::for_people());
-    let image = pull::ensure(&reference, &config, &mut |event| progress.tell(event))
+    let image = pull::ensure(&pinned, &config, &mut |event| progress.tell(event))
         .map_err(|e| Report::from(&e).during(format_args!("pull {reference}")))?;
-    let run = Run {
-        command: Command::Image(arguments.command.clone()),
-        script: None,
-        options: Options::default(),
-    };
+    // Messages name it as the user did.
+    let image = Image { reference: reference.clone(), ..image };
+    let run = Run { command: Command::Image(arguments.command.clone()), script: None, options };
     let plan = container::plan(&image, &run, &config, &host, env::vars_os())
         .map_err(|e| Report::from(&e))?;
     if arguments.dry_run {
-        output::data(plan.to_string().trim_end());
+        let terminal = if arguments.tty { "terminal its own\n" } else { "" };
+        output::data(format!("{terminal}{plan}").trim_end());
         return Ok(());
     }
-    let error = match plan.build() {
+    if arguments.tty {
+        terminal::begin().map_err(|e| Report::from(&e))?;
+    }
+    let error = match plan.enter() {
         Ok(container) => container.exec(),
         Err(error) => error,
     };
     Err(Report::from(&error))
+}
+
+/// A container that stays was made from one image, though the tag may have moved since.
+fn pinned(reference: &Reference, options: &Options, config: &Config) -> Reference {
+    let record = options.name.as_ref().and_then(|name| Record::of(&config.node_dir, name));
+    match record.filter(|record| record.reference == reference.to_string()) {
+        Some(record) => reference.pinned(record.digest),
+        None => reference.clone(),
+    }
 }

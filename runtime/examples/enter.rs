@@ -20,6 +20,7 @@ use std::{
 use runtime::{
     Config, Digest, Host, Image, Options,
     container::{self, Command, Plan, Run, join},
+    report::chain,
     sys::process::reset_signals,
 };
 
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
     let (plan, node_dir, mode) = match prepared() {
         Ok(prepared) => prepared,
         Err(e) => {
-            eprintln!("enter: {e}");
+            eprintln!("enter: {}", chain(&*e));
             return ExitCode::from(2);
         }
     };
@@ -37,13 +38,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let error = run(&plan, &node_dir, mode);
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
-    }
-    eprintln!("enter: {text}");
+    eprintln!("enter: {}", chain(&error));
     ExitCode::from(error.exit_code())
 }
 

@@ -28,6 +28,7 @@
 //! | [`mod@reference`], [`digest`], [`oci`] | image names, checksums, the documents that describe images |
 //! | [`config`] | the site's file and the environment |
 //! | [`options`] | what a run asks for beyond its image: flags, files, the carrier |
+//! | [`kept`] | containers with a name, which stay on a node |
 //! | [`login`] | who somebody is at a registry |
 //! | [`request`] | what the SPANK plugin's two sides say to each other and to the launcher |
 //! | [`report`] | any error in one line, with the exit status |
@@ -54,6 +55,7 @@ pub mod digest;
 pub mod environment;
 pub mod host;
 pub mod image;
+pub mod kept;
 #[cfg(feature = "pull")]
 pub mod layer;
 pub mod login;

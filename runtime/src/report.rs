@@ -72,6 +72,12 @@ impl From<&crate::options::ParseError> for Report {
     }
 }
 
+impl From<&crate::options::EnvFileError> for Report {
+    fn from(error: &crate::options::EnvFileError) -> Report {
+        Report { exit: EXIT_USAGE, ..Report::runtime(error, "") }
+    }
+}
+
 impl From<&crate::request::Error> for Report {
     fn from(error: &crate::request::Error) -> Report {
         match error {
@@ -162,6 +168,19 @@ impl From<&crate::container::Error> for Report {
                 "set SHIFTER_NODE_DIR to a directory of your own with mode 0700, on a tmpfs"
             }
             Error::NoCommand { .. } => "name one",
+            Error::Mount { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                "make it first, or check its name"
+            }
+            Error::Target { source, .. } if source.kind() == io::ErrorKind::Other => {
+                "make it there first"
+            }
+            Error::Workdir { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                "name one that is in the image, or mount one there"
+            }
+            Error::OtherImage { .. } => {
+                "use another name, or give up what was written in it: --fresh"
+            }
+            Error::Lacks { .. } => "end it first, or use another name",
             Error::NotFound { .. } => "check its name, or give its path in the image",
             Error::Io { source, .. } if crate::sys::is_full(source) => "free space there",
             _ => "",
@@ -176,6 +195,7 @@ impl From<&crate::store::Error> for Report {
         use io::ErrorKind::{AlreadyExists, NotADirectory, PermissionDenied, ReadOnlyFilesystem};
         let remedy = match error.source.kind() {
             _ if error.op.ends_with("node directory") => node_remedy(error),
+            _ if error.op == "remove container" => "",
             _ if error.is_no_space() => "free space there, or set SHIFTER_STORE to another place",
             AlreadyExists | NotADirectory | PermissionDenied | ReadOnlyFilesystem => {
                 "set SHIFTER_STORE to a directory that you can write to"

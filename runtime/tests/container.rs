@@ -405,7 +405,7 @@ fn mounts_land_inside_whatever_links_lead_there() {
         }
         assert!(!Path::new("/deep").exists() && !site.path("rootfs/srv/z").exists());
         let seen = site.run(&["--mount", "/no/such:/x"], &["true"]);
-        assert!(seen.stderr.contains("mount /no/such → /x: No such file"), "{}", seen.stderr);
+        assert!(seen.stderr.contains("mount /no/such → /x: no such file"), "{}", seen.stderr);
         // Nothing is made in what is the host's.
         let nowhere = format!("{source}:/tmp/shifter-no-such-dir/x");
         let seen = site.run(&["--mount", &nowhere], &["true"]);

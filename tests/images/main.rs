@@ -365,3 +365,39 @@ print(struct.unpack('<I', open(cached, 'rb').read()[8:12])[0] == int(os.stat(sou
     ranks.sort_unstable();
     assert_eq!(ranks, ["rank 0 of 2", "rank 1 of 2"], "{said}");
 }
+
+/// In a Debian as it is: files of several owners, a script that makes a user, and apt, which becomes
+/// another user.
+#[test]
+fn packages_of_several_owners_are_installed_by_who_is_root_inside() {
+    need!(root, registry, umoci, writers, userns);
+    let place = IMAGES.place("packages");
+    let name = IMAGES.name("base");
+    let dir = IMAGES.sandbox.make_dir("packages", 0o755);
+    let script = "cd \"$1\" && mkdir -p owners/DEBIAN owners/opt/owners && cd owners &&
+printf '%s\\n' 'Package: owners' 'Version: 1' 'Architecture: all' 'Maintainer: a <a@b>' \
+    'Description: of several' > DEBIAN/control &&
+printf '#!/bin/sh\\nset -e\\nuseradd -r -u 432 many\\nchown many:many /opt/owners/33\\n' > DEBIAN/postinst &&
+chmod 755 DEBIAN/postinst && cd opt/owners && touch 0 33 65534 &&
+chown 33:42 33 && chown 65534:0 65534 && chmod 2755 . && cd ../../.. && dpkg-deb -b owners owners.deb";
+    let mut build = std::process::Command::new("sh");
+    build.args(["-c", script, "sh"]).arg(&dir);
+    run(build).success();
+
+    let volume = format!("{}:/packages:ro", dir.display());
+    let inside = |options: &[&str], script: &str| {
+        let words = [&["run", "-v", &volume], options, &[&name, "sh", "-c", script]];
+        place.shifter(&words.concat())
+    };
+    let said = inside(&[], "dpkg -i /packages/owners.deb");
+    assert!(said.code != 0 && said.stderr.contains("superuser"), "{said}");
+    let install = "dpkg -i /packages/owners.deb >&2 && dpkg --verify owners && \
+                   apt-get remove -qq -y owners >&2 && userdel many && \
+                   apt-get install -qq -y /packages/owners.deb >&2 && \
+                   dpkg-query -W owners && id -un many && stat -c %u:%a /opt/owners/33";
+    let said = inside(&["--remap-root", "--name", "packages"], install);
+    assert_eq!(said.clone().success(), "owners\t1\nmany\n0:644\n", "{said}");
+    // With a name, it is installed for the next time, and so is its user.
+    let said = inside(&["--name", "packages"], "dpkg-query -W owners && id -un many");
+    assert_eq!(said.success(), "owners\t1\nmany\n");
+}

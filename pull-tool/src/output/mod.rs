@@ -42,6 +42,12 @@ pub(crate) fn exit(result: Result<(), Report>) -> ExitCode {
     }
 }
 
+/// Ends the program with what went wrong.
+pub(crate) fn end(report: &Report) -> ! {
+    talk(None, &report.line);
+    std::process::exit(report.exit.into())
+}
+
 /// Makes a panic a failure as any other: one line, and the exit status of what is ours. Threads that
 /// the system does not give are one.
 pub(crate) fn report_panics() {

@@ -25,7 +25,10 @@ use nix::{
 };
 
 use super::{Error, Plain, Plan, Workdir, io_error};
-use crate::sys::beneath;
+use crate::{
+    options::Ids,
+    sys::{beneath, seccomp::pretend_ownership},
+};
 
 /// Changes directory, gives up privileges for good, and becomes the program.
 pub(super) fn exec(plan: &Plan) -> Result<Infallible, Error> {
@@ -33,6 +36,9 @@ pub(super) fn exec(plan: &Plan) -> Result<Infallible, Error> {
     // What the image says in `setuid` bits means nothing here, nor to anything that is started.
     set_no_new_privs().map_err(|e| io_error("set no_new_privs of", "this process")(e.into()))?;
     let path = find(plan)?;
+    if plan.options.ids == Some(Ids::Root) {
+        pretend_ownership().map_err(io_error("install a seccomp filter in", "this process"))?;
+    }
     let argv: Vec<CString> = plan.argv.iter().map(|arg| c_string(arg)).collect();
     // POSIX has the starter of a program say where it starts; shells believe it if it is true.
     let pwd = (OsString::from("PWD"), cwd.into_os_string());

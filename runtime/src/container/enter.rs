@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <node_dir>/mnt       tmpfs, seen in this mount namespace alone
-//!   upper/  work/      what the container writes
+//!   upper/  work/      what the container writes; one with a name has them elsewhere (kept)
 //!   root/              overlay: the image below, upper above ── becomes /
 //! ```
 
@@ -33,7 +33,8 @@ use nix::{
 
 use super::{Error, Mount, Plan, Presence, io_error, target::Root};
 use crate::{
-    options::{Access, Exec, Tmpfs},
+    kept,
+    options::{Access, ContainerName, Exec, Ids, Tmpfs},
     sys::mount::{mount_setattr_readonly, move_mount, open_tree, proc_path, remount_readonly},
 };
 
@@ -57,6 +58,9 @@ pub(super) fn build(plan: &Plan) -> Result<(), Error> {
     let built = new_root(plan, &mount_point).and_then(|root| {
         // 4. Everything into its place.
         fill(plan, &root, trees)?;
+        if plan.options.root == Some(Access::ReadOnly) {
+            remount_readonly(root.as_fd()).map_err(io_error("make read-only", "/"))?;
+        }
         Ok(root)
     });
     umask(old_umask);
@@ -93,11 +97,15 @@ fn new_namespaces(plan: &Plan) -> Result<(), Error> {
         // The kernel wants each map in one write. Files of /proc are never created.
         fs::write(Path::new("/proc/self").join(file), text)
     };
+    let map = |outside: u32| {
+        let inside = if plan.options.ids == Some(Ids::Root) { 0 } else { outside };
+        format!("{inside} {outside} 1\n")
+    };
     // user_namespaces(7): without setgroups denied, an unprivileged gid_map is refused. It also
     // keeps the job's supplementary groups as they are (SECURITY R23).
     write("setgroups", "deny")
-        .and_then(|()| write("uid_map", &format!("{0} {0} 1\n", plan.uid)))
-        .and_then(|()| write("gid_map", &format!("{0} {0} 1\n", plan.gid)))
+        .and_then(|()| write("uid_map", &map(plan.uid.as_raw())))
+        .and_then(|()| write("gid_map", &map(plan.gid.as_raw())))
         .map_err(|e| no_namespace(errno(&e)))?;
     // Nothing of ours travels to the host; what the host mounts later, an automounted home among
     // it, still arrives here. AppArmor gives out powerless namespaces: it shows at this call.
@@ -180,6 +188,8 @@ fn is_absent(error: &io::Error) -> bool {
 fn new_root(plan: &Plan, mount_point: &Path) -> Result<OwnedFd, Error> {
     let at = |e: Errno| io_error("mount tmpfs on", mount_point)(e.into());
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    // Before the name below is hidden by what is mounted here.
+    let kept = plan.options.name.as_ref().map(|name| kept_directories(plan, name)).transpose()?;
     // Not by way of a link that someone has put there since it was looked at.
     let empty = open(mount_point, DIR | OFlag::O_NOFOLLOW, Mode::empty()).map_err(at)?;
     let target = proc_path(empty.as_fd());
@@ -189,7 +199,10 @@ fn new_root(plan: &Plan, mount_point: &Path) -> Result<OwnedFd, Error> {
         mkdirat(&tmpfs, name, Mode::from_bits_retain(0o755))?;
         openat(&tmpfs, name, DIR, Mode::empty())
     };
-    let (upper, work) = (subdirectory("upper").map_err(at)?, subdirectory("work").map_err(at)?);
+    let (upper, work) = match kept {
+        Some(kept) => kept,
+        None => (subdirectory("upper").map_err(at)?, subdirectory("work").map_err(at)?),
+    };
     let root = subdirectory("root").map_err(at)?;
     let lower = open(&plan.rootfs, DIR, Mode::empty())
         .map_err(|e| io_error("open image", &plan.rootfs)(e.into()))?;
@@ -206,6 +219,16 @@ fn new_root(plan: &Plan, mount_point: &Path) -> Result<OwnedFd, Error> {
     mount(Some("overlay"), target.as_str(), Some("overlay"), flags, Some(options.as_str()))
         .map_err(|errno| no_overlay(plan, errno))?;
     openat(&tmpfs, "root", DIR, Mode::empty()).map_err(at)
+}
+
+fn kept_directories(plan: &Plan, name: &ContainerName) -> Result<(OwnedFd, OwnedFd), Error> {
+    let place = kept::place(&plan.node_dir, name);
+    let open = |name: &str| {
+        let path = place.join(name);
+        open(&path, DIR | OFlag::O_NOFOLLOW, Mode::empty())
+            .map_err(|e| io_error("open directory", path)(e.into()))
+    };
+    Ok((open(kept::UPPER)?, open(kept::WORK)?))
 }
 
 fn no_overlay(plan: &Plan, errno: Errno) -> Error {
@@ -227,7 +250,7 @@ fn no_overlay(plan: &Plan, errno: Errno) -> Error {
 
 /// Puts the plan's files and mounts into the root.
 fn fill(plan: &Plan, root: &OwnedFd, trees: Vec<Option<OwnedFd>>) -> Result<(), Error> {
-    let root = Root::new(root.as_fd()).map_err(io_error("look at", "/"))?;
+    let mut root = Root::new(root.as_fd()).map_err(io_error("look at", "/"))?;
     for (mount, tree) in plan.mounts.iter().zip(trees) {
         match (mount, tree) {
             (Mount::File { target, content }, _) => {
@@ -246,7 +269,8 @@ fn fill(plan: &Plan, root: &OwnedFd, trees: Vec<Option<OwnedFd>>) -> Result<(), 
                 let target = spec.target.as_ref();
                 let place = root.directory(target).map_err(target_error(plan, target))?;
                 mount_memory(spec, &place)
-                    .map_err(|e| io_error("mount tmpfs on", target)(e.into()))?;
+                    .and_then(|()| root.admit(target))
+                    .map_err(io_error("mount tmpfs on", target))?;
             }
             (Mount::Bind { .. }, None) => {}
         }
@@ -255,7 +279,7 @@ fn fill(plan: &Plan, root: &OwnedFd, trees: Vec<Option<OwnedFd>>) -> Result<(), 
 }
 
 /// Programs of the image could put `setuid` bits and devices there (SECURITY R22).
-fn mount_memory(spec: &Tmpfs, place: &OwnedFd) -> nix::Result<()> {
+fn mount_memory(spec: &Tmpfs, place: &OwnedFd) -> io::Result<()> {
     let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     flags.set(MsFlags::MS_NOEXEC, spec.exec == Exec::Refused);
     let mut options = format!("mode={:o}", spec.mode.unwrap_or(0o1777));
@@ -263,7 +287,7 @@ fn mount_memory(spec: &Tmpfs, place: &OwnedFd) -> nix::Result<()> {
         options.push_str(&format!(",size={size}"));
     }
     let target = proc_path(place.as_fd());
-    mount(Some("tmpfs"), target.as_str(), Some("tmpfs"), flags, Some(options.as_str()))
+    Ok(mount(Some("tmpfs"), target.as_str(), Some("tmpfs"), flags, Some(options.as_str()))?)
 }
 
 fn attach(tree: &OwnedFd, place: &OwnedFd, access: Access) -> io::Result<()> {

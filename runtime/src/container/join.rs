@@ -126,20 +126,8 @@ impl Step {
         let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let dir = open(&path, flags, Mode::empty())
             .map_err(|e| io_error("open directory", &path)(e.into()))?;
-        let mut step = Step { dir, lock: None };
-        let mut file = step
-            .file("lock", OFlag::O_RDWR | OFlag::O_CREAT)
-            .map_err(io_error("open", path.join("lock")))?;
-        loop {
-            match Flock::lock(file, FlockArg::LockExclusive) {
-                Ok(lock) => {
-                    step.lock = Some(lock);
-                    return Ok(step);
-                }
-                Err((again, Errno::EINTR)) => file = again,
-                Err((_, e)) => return Err(io_error("lock", path.join("lock"))(e.into())),
-            }
-        }
+        let lock = lock(&dir, &path)?;
+        Ok(Step { dir, lock: Some(lock) })
     }
 
     /// What an earlier rank found to be wrong for all, if anything. It has been printed.
@@ -187,7 +175,7 @@ impl Step {
         let ranks = self
             .file("ranks", OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_APPEND)
             .map_err(io_error("open list of ranks of", &plan.node_dir))?;
-        let container = if self.join(&ranks)? { Container { plan } } else { plan.build()? };
+        let container = if self.join(&ranks)? { Container { plan } } else { plan.enter()? };
         register(ranks).map_err(io_error("write list of ranks of", &plan.node_dir))?;
         self.lock = None;
         Ok(container)
@@ -201,10 +189,7 @@ impl Step {
         ranks.read_to_string(&mut lines).map_err(io_error("read", "list of ranks"))?;
         for rank in lines.lines().filter_map(Rank::parse) {
             let Some((user, mount)) = rank.namespaces() else { continue };
-            // setns(2): the user namespace comes first, it gives the right to the other.
-            let joined = enter::retry_while_reaped(|| setns(&user, CloneFlags::CLONE_NEWUSER))
-                .and_then(|()| setns(&mount, CloneFlags::CLONE_NEWNS));
-            return match joined {
+            return match enter_namespaces(&user, &mount) {
                 Ok(()) => Ok(true),
                 Err(e) => {
                     Err(io_error("join namespaces of", format!("process {}", rank.pid))(e.into()))
@@ -215,9 +200,34 @@ impl Step {
     }
 
     fn file(&self, name: &str, flags: OFlag) -> io::Result<File> {
-        let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        Ok(openat(&self.dir, name, flags, Mode::from_bits_retain(0o600))?.into())
+        file(&self.dir, name, flags)
     }
+}
+
+fn file(dir: &OwnedFd, name: &str, flags: OFlag) -> io::Result<File> {
+    let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    Ok(openat(dir, name, flags, Mode::from_bits_retain(0o600))?.into())
+}
+
+/// Waits for the lock of a directory that several processes use.
+pub(super) fn lock(dir: &OwnedFd, path: &Path) -> Result<Flock<File>, Error> {
+    let path = path.join("lock");
+    let mut file =
+        file(dir, "lock", OFlag::O_RDWR | OFlag::O_CREAT).map_err(io_error("open", &path))?;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusive) {
+            Ok(lock) => return Ok(lock),
+            Err((again, Errno::EINTR)) => file = again,
+            Err((_, e)) => return Err(io_error("lock", path)(e.into())),
+        }
+    }
+}
+
+/// Moves the calling process into namespaces that others are in.
+pub(super) fn enter_namespaces(user: &File, mount: &File) -> Result<(), Errno> {
+    // setns(2): the user namespace comes first, it gives the right to the other.
+    enter::retry_while_reaped(|| setns(user, CloneFlags::CLONE_NEWUSER))?;
+    setns(mount, CloneFlags::CLONE_NEWNS)
 }
 
 /// A rank that has entered, and the namespaces that it entered.

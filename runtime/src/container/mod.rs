@@ -4,11 +4,12 @@
 //! Image + Run + Config + Host + environment
 //!   └─ plan ──► Plan          everything is decided here; prints for `--dry-run`
 //!                ├─ build ──► Container    first rank: namespaces, root, mounts, pivot
+//!                ├─ enter ─► Container    the same; one with a name is found again, or joined
 //!                └─ Step::enter ► Container    later ranks of a step join the first one's
 //!                              └─ exec ──► the user's program, same pid
 //! ```
 //!
-//! What a launcher does for one rank of a step (for a single run, `plan.build()` is enough):
+//! What a launcher does for one rank of a step (for a single run, `plan.enter()` is enough):
 //!
 //! ```no_run
 //! # fn launch(
@@ -32,10 +33,11 @@
 //! - One user and one mount namespace per step and node, uid→same uid. Every other namespace is
 //!   the host's: MPI's shared memory, PMI and Slurm's signals need them to be.
 //! - The image is never written to: it is the lower layer of an overlay whose upper is memory that
-//!   goes with the namespace. Mount points and `/etc` files are made there.
+//!   goes with the namespace, or the directory of a container that has a name. Mount points and
+//!   `/etc` files are made there.
 //! - Every mount target is resolved by the kernel with the new root as its root, and the last
 //!   component is never followed ([`crate::sys::beneath`]).
-//! - No process of ours stays behind.
+//! - No process of ours stays behind. Only one that relays a terminal lives as long as the program.
 
 #![forbid(unsafe_code)]
 
@@ -43,8 +45,11 @@ mod command;
 mod enter;
 mod identity;
 pub mod join;
+mod named;
 mod plan;
+mod print;
 mod target;
+pub mod terminal;
 
 use std::{
     ffi::{OsStr, OsString},
@@ -53,9 +58,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use plan::{Mount, Plan, Presence, Workdir, plan};
+pub use plan::{Mount, Plan, Presence, Workdir, check, plan};
 
-use crate::options::{self, Options};
+use crate::{
+    Digest,
+    options::{self, Options},
+};
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -88,6 +96,15 @@ impl Plan {
     /// Builds the container around the calling process, which must have one thread.
     pub fn build(&self) -> Result<Container<'_>, Error> {
         enter::build(self)?;
+        Ok(Container { plan: self })
+    }
+
+    /// Builds the container, or if it has a name and runs, joins it.
+    pub fn enter(&self) -> Result<Container<'_>, Error> {
+        match &self.options.name {
+            Some(name) => named::enter(self, name)?,
+            None => enter::build(self)?,
+        }
         Ok(Container { plan: self })
     }
 }
@@ -142,6 +159,32 @@ pub enum Error {
         to: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// What is asked for as a device is none, or not there.
+    #[error("use device {}: {problem}", Plain(path))]
+    NoDevice {
+        /// On the host.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A name stands for a container with another image.
+    #[error("run container {name}: it was made from {image} ({digest})")]
+    OtherImage {
+        /// Which container.
+        name: String,
+        /// What it was made from.
+        image: String,
+        /// The same.
+        digest: Digest,
+    },
+    /// A container that runs cannot become what is asked for.
+    #[error("join container {name}: it runs {lacks}")]
+    Lacks {
+        /// Which container.
+        name: String,
+        /// `with` or `without` what.
+        lacks: String,
     },
     /// A path for our own use is not as it must be.
     #[error("use {}: {problem}", Plain(path))]

@@ -2,10 +2,12 @@
 
 use std::{
     ffi::OsString,
-    fmt,
     fs::{self, File},
     io,
-    os::{fd::AsFd, unix::ffi::OsStrExt},
+    os::{
+        fd::AsFd,
+        unix::{ffi::OsStrExt, fs::FileTypeExt},
+    },
     path::{Component, Path, PathBuf},
 };
 
@@ -15,10 +17,12 @@ use nix::{
     unistd::{Gid, Uid},
 };
 
-use super::{Command, Error, Plain, Run, identity, io_error};
+use super::{Command, Error, Run, identity, io_error, named};
 use crate::{
-    Config, Digest, Host, Image, Reference, environment,
-    options::{Access, Exec, MountSpec, Tmpfs},
+    Config, Digest, Host, Image, Options, Reference, environment,
+    kept::{self, Record},
+    options::{Access, Bind, Entrypoint, EnvSpec, Home, Ids, MountSpec, Tmpfs},
+    report::chain,
     sys::{beneath, mount::proc_path},
 };
 
@@ -26,6 +30,11 @@ use crate::{
 const PMIX_DIR_VAR: &str = "PMIX_SERVER_TMPDIR";
 /// Every image that has a shell has this one.
 const DEFAULT_SHELL: &str = "/bin/sh";
+
+/// Where apt reads its settings.
+const APT_SETTINGS: &str = "/etc/apt/apt.conf.d";
+/// apt becomes another user to fetch packages, and looks whether it has. There is no other one.
+const APT_FILE: (&str, &str) = ("/etc/apt/apt.conf.d/99-shifter", "APT::Sandbox::User \"root\";\n");
 
 /// Whether the source of a mount has to exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +92,33 @@ pub struct Plan {
     pub(super) env: Vec<(OsString, OsString)>,
     pub(super) workdir: Workdir,
     pub(super) argv: Vec<OsString>,
+    pub(super) options: Options,
+}
+
+/// Looks at the host for what is asked for. [`plan`] does so too; who asks before a long pull hears
+/// of it sooner.
+pub fn check(options: &Options) -> Result<(), Error> {
+    for spec in &options.mounts {
+        if let MountSpec::Bind(Bind { source, target, .. }) = spec {
+            fs::metadata(source).map_err(|cause| Error::Mount {
+                from: source.into(),
+                to: target.into(),
+                source: cause,
+            })?;
+        }
+    }
+    for device in &options.devices {
+        let kind = fs::metadata(&device.source).map(|meta| meta.file_type());
+        let problem = match kind {
+            Ok(kind) if kind.is_char_device() || kind.is_block_device() || kind.is_dir() => {
+                continue;
+            }
+            Ok(_) => "it is not a device, nor a directory of some".to_owned(),
+            Err(e) => chain(&e),
+        };
+        return Err(Error::NoDevice { path: device.source.clone().into(), problem });
+    }
+    Ok(())
 }
 
 /// Plans a run of `image`. Reads a few files of its tree, as data, and changes nothing.
@@ -93,7 +129,15 @@ pub fn plan(
     host: &Host,
     env: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Plan, Error> {
-    let facts = Facts::probe(image, host)?;
+    check(&run.options)?;
+    let mut upper = None;
+    if let Some(name) = &run.options.name
+        && let Some(record) = Record::of(&config.node_dir, name)
+    {
+        named::check_image(&record, name, &image.digest)?;
+        upper = File::open(kept::place(&config.node_dir, name).join(kept::UPPER)).ok();
+    }
+    let facts = Facts::probe(image, host, upper.as_ref())?;
     compose(image, run, config, host, env.into_iter().collect(), &facts)
 }
 
@@ -106,21 +150,32 @@ struct Facts {
     group: Vec<u8>,
     /// The caller's login shell exists in the image.
     has_shell: bool,
+    /// The image has apt, and reads its settings where they usually are.
+    has_apt: bool,
     /// There is something in the image where the caller stands on the host.
     cwd_is_taken: bool,
 }
 
 impl Facts {
-    fn probe(image: &Image, host: &Host) -> Result<Facts, Error> {
+    /// What was written in a container before (`upper`) lies over the image: users that a package
+    /// has made are there again.
+    fn probe(image: &Image, host: &Host, upper: Option<&File>) -> Result<Facts, Error> {
         let root = File::open(&image.rootfs).map_err(io_error("open image", &image.rootfs))?;
-        let read = |path| {
-            identity::read(root.as_fd(), path)
-                .map_err(io_error("read", image.rootfs.join(&path[1..])))
+        let read = |path: &str| -> Result<Vec<u8>, Error> {
+            for tree in [upper, Some(&root)].into_iter().flatten() {
+                let content = identity::read(tree.as_fd(), path)
+                    .map_err(io_error("read", image.rootfs.join(&path[1..])))?;
+                if !content.is_empty() {
+                    return Ok(content);
+                }
+            }
+            Ok(Vec::new())
         };
         Ok(Facts {
             passwd: read("/etc/passwd")?,
             group: read("/etc/group")?,
             has_shell: host.shell.is_absolute() && identity::exists(&root, &host.shell),
+            has_apt: identity::exists(&root, Path::new(APT_SETTINGS)),
             cwd_is_taken: host.cwd.as_deref().is_some_and(|cwd| is_taken(&root, cwd)),
         })
     }
@@ -149,22 +204,19 @@ fn compose(
     facts: &Facts,
 ) -> Result<Plan, Error> {
     let own = &image.config.config;
-    let argv: Vec<OsString> = match &run.command {
-        Command::Given(argv) => argv.clone(),
-        Command::Image(args) => {
-            let cmd = own.cmd.iter().map(OsString::from);
-            let args = if args.is_empty() { cmd.collect() } else { args.clone() };
-            own.entrypoint.iter().map(OsString::from).chain(args).collect()
-        }
-    };
+    let argv = argv(run, &own.entrypoint, &own.cmd);
     if argv.is_empty() {
         return Err(Error::NoCommand { image: image.reference.to_string() });
     }
     let pmix_dir = env.iter().find(|(name, _)| name == PMIX_DIR_VAR).map(|(_, dir)| Path::new(dir));
     let binds = binds(run, config, host, facts, pmix_dir)?;
 
-    let home = host.home.clone().filter(|home| is_same_inside(&binds, home));
+    let is_asked =
+        |home: &Path| run.options.mounts.iter().any(|spec| Path::new(target(spec)) == home);
+    let home = host.home.clone();
+    let home = home.filter(|home| is_same_inside(&binds, home) || is_asked(home));
     let script = run.script.is_some();
+    let inherited = inherited(&run.options.env, &env);
     let mut env = environment::compose(
         env.into_iter(),
         &own.env,
@@ -172,19 +224,31 @@ fn compose(
         |path| is_same_inside(&binds, path),
         home.iter().map(|home| ("HOME".into(), home.into())),
     );
-    let home = home.unwrap_or_else(|| "/".into());
+    let is_root = run.options.ids == Some(Ids::Root);
+    let home = home.unwrap_or_else(|| if is_root { "/root" } else { "/" }.into());
     let shell = if facts.has_shell { host.shell.clone() } else { DEFAULT_SHELL.into() };
     for (name, value) in [("HOME", &home), ("SHELL", &shell)] {
         if !env.iter().any(|(other, _)| other == name) {
             env.push((name.into(), value.into()));
         }
     }
+    for (name, value) in inherited {
+        env.retain(|(other, _)| *other != name);
+        env.extend(value.map(|value| (name, value)));
+    }
     env.sort();
     refuse_nul("argument", argv.iter())?;
     refuse_nul("environment", env.iter().flat_map(|(name, value)| [name, value]))?;
 
     // Files first: a site may mount another over one of them.
-    let mut mounts = files(host, facts, &home, &shell);
+    let mut mounts = match is_root {
+        true => files(&as_root(host), facts, &home, &shell),
+        false => files(host, facts, &home, &shell),
+    };
+    if is_root && facts.has_apt {
+        let (path, text) = APT_FILE;
+        mounts.push(Mount::File { target: path.into(), content: text.into() });
+    }
     mounts.extend(binds);
     Ok(Plan {
         image: image.reference.clone(),
@@ -197,7 +261,52 @@ fn compose(
         env,
         workdir: workdir(run, host, &own.working_dir),
         argv,
+        options: run.options.clone(),
     })
+}
+
+/// The command, with what goes before it. As in docker, another entrypoint than the image's takes no
+/// arguments from the image.
+fn argv(run: &Run, entrypoint: &[String], cmd: &[String]) -> Vec<OsString> {
+    let words = |words: &[String]| words.iter().map(OsString::from).collect::<Vec<_>>();
+    let (given, by_default) = match &run.command {
+        Command::Given(argv) => (argv, Entrypoint::Off),
+        Command::Image(args) => (args, Entrypoint::Image),
+    };
+    let entrypoint = match run.options.entrypoint.as_ref().unwrap_or(&by_default) {
+        Entrypoint::Image if given.is_empty() => return [words(entrypoint), words(cmd)].concat(),
+        Entrypoint::Image => words(entrypoint),
+        Entrypoint::Off => Vec::new(),
+        Entrypoint::Given(entrypoint) => words(entrypoint),
+    };
+    [&entrypoint[..], given].concat()
+}
+
+/// The values of the variables that are asked for; none for one that is to go. A caller who has
+/// none of that name changes nothing.
+fn inherited(
+    asked: &[EnvSpec],
+    caller: &[(OsString, OsString)],
+) -> Vec<(OsString, Option<OsString>)> {
+    let value = |spec: &EnvSpec| match spec {
+        EnvSpec::Set { value, .. } => Some(Some(value.into())),
+        EnvSpec::Unset { .. } => Some(None),
+        EnvSpec::Inherit { name } => {
+            caller.iter().find(|(other, _)| other == name.as_str()).map(|(_, v)| Some(v.clone()))
+        }
+    };
+    asked.iter().filter_map(|spec| Some((spec.name().into(), value(spec)?))).collect()
+}
+
+/// The caller as one who has number 0 inside. Nobody is in another group of that namespace.
+fn as_root(host: &Host) -> Host {
+    Host {
+        uid: Uid::from_raw(0),
+        gid: Gid::from_raw(0),
+        user: "root".to_owned(),
+        groups: vec![(Gid::from_raw(0), "root".to_owned())],
+        ..host.clone()
+    }
 }
 
 /// The host's part of the tree, in the order in which it is mounted.
@@ -208,7 +317,8 @@ fn binds(
     facts: &Facts,
     pmix_dir: Option<&Path>,
 ) -> Result<Vec<Mount>, Error> {
-    use self::{Access::*, Presence::*};
+    use self::Presence::*;
+    use crate::options::Access::*;
     let bind = |source: &Path, target: &Path, access, presence| Mount::Bind {
         source: source.into(),
         target: target.into(),
@@ -225,7 +335,12 @@ fn binds(
     // A directory that the image has too stays the image's: who stands in /usr does not mean to
     // run the host's programs.
     let cwd = host.cwd.as_deref().filter(|cwd| *cwd != Path::new("/") && !facts.cwd_is_taken);
-    for path in [host.home.as_deref(), cwd, pmix_dir].into_iter().flatten() {
+    let home = host.home.as_deref();
+    let (home, cwd) = match run.options.home {
+        Some(Home::LeftOut) => (None, cwd.filter(|cwd| Some(*cwd) != home)),
+        _ => (home, cwd),
+    };
+    for path in [home, cwd, pmix_dir].into_iter().flatten() {
         if path.is_absolute() && !is_same_inside(&mounts, path) {
             mounts.push(same(path, ReadWrite, Optional));
         }
@@ -242,8 +357,20 @@ fn binds(
     for spec in &config.mounts {
         mounts.push(asked(&spec.parse()?, Optional));
     }
-    mounts.extend(run.options.mounts.iter().map(|spec| asked(spec, Required)));
+    // A directory would hide what was mounted in it before.
+    let mut own: Vec<&MountSpec> = run.options.mounts.iter().collect();
+    own.sort_by_key(|spec| Path::new(target(spec)).components().count());
+    mounts.extend(own.into_iter().map(|spec| asked(spec, Required)));
+    for device in &run.options.devices {
+        mounts.push(bind(device.source.as_ref(), device.target.as_ref(), ReadWrite, Required));
+    }
     Ok(mounts)
+}
+
+fn target(spec: &MountSpec) -> &str {
+    match spec {
+        MountSpec::Bind(Bind { target, .. }) | MountSpec::Tmpfs(Tmpfs { target, .. }) => target,
+    }
 }
 
 /// The files that are made for the caller.
@@ -285,61 +412,6 @@ fn refuse_nul<'a>(
     match texts.into_iter().find(|text| text.as_bytes().contains(&0)) {
         Some(text) => Err(Error::Nul { what, text: text.clone() }),
         None => Ok(()),
-    }
-}
-
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "image    {} ({})", self.image, self.digest)?;
-        writeln!(f, "ids      uid {} gid {}, as on the host", self.uid, self.gid)?;
-        writeln!(f, "root     {}, changes go to memory and end with it", Plain(&self.rootfs))?;
-        for mount in &self.mounts {
-            match mount {
-                Mount::Bind { source, target, access, presence } => {
-                    write!(f, "mount    {}", Plain(target))?;
-                    if source != target {
-                        write!(f, " from {}", Plain(source))?;
-                    }
-                    if *access == Access::ReadOnly {
-                        f.write_str(", read-only")?;
-                    }
-                    f.write_str(if *presence == Presence::Optional { ", if there" } else { "" })?;
-                    f.write_str("\n")?;
-                }
-                Mount::Tmpfs(Tmpfs { target, size, mode, exec }) => {
-                    write!(f, "memory   {}", Plain(target))?;
-                    if let Some(size) = size {
-                        write!(f, ", {size} bytes at most")?;
-                    }
-                    if let Some(mode) = mode {
-                        write!(f, ", mode {mode:04o}")?;
-                    }
-                    f.write_str(if *exec == Exec::Refused { ", no programs" } else { "" })?;
-                    f.write_str("\n")?;
-                }
-                Mount::File { target, content } => {
-                    writeln!(f, "file     {} ({} bytes)", Plain(target), content.len())?;
-                }
-            }
-        }
-        for (name, value) in &self.env {
-            writeln!(f, "env      {}={}", Plain(name), Plain(value))?;
-        }
-        match &self.workdir {
-            Workdir::Exactly(dir) => writeln!(f, "workdir  {}", Plain(dir))?,
-            Workdir::FirstOf(dirs) => {
-                f.write_str("workdir  ")?;
-                for (n, dir) in dirs.iter().enumerate() {
-                    write!(f, "{}{}", if n == 0 { "" } else { ", else " }, Plain(dir))?;
-                }
-                f.write_str("\n")?;
-            }
-        }
-        f.write_str("command ")?;
-        for arg in &self.argv {
-            write!(f, " {}", Plain(arg))?;
-        }
-        f.write_str("\n")
     }
 }
 
@@ -521,5 +593,98 @@ command  ./a.out -n "two words" ""
             let plan = compose(&image, &run, &config(&[]), &host("/"), vec![], &facts);
             assert!(matches!(plan, Err(Error::Nul { .. })));
         }
+    }
+
+    #[test]
+    fn an_entrypoint_that_is_asked_for_takes_no_arguments_from_the_image() {
+        let full = image(r#"{"Entrypoint":["/init"],"Cmd":["serve"]}"#);
+        let given = || Entrypoint::Given(vec!["sh".into(), "-c".into()]);
+        for (command, entrypoint, argv) in [
+            (Command::Image(vec![]), given(), Some(&["sh", "-c"][..])),
+            (Command::Image(words(&["a"])), given(), Some(&["sh", "-c", "a"])),
+            (Command::Image(words(&["a"])), Entrypoint::Off, Some(&["a"])),
+            (Command::Image(vec![]), Entrypoint::Off, None),
+            (Command::Given(words(&["a"])), Entrypoint::Image, Some(&["/init", "a"])),
+            (Command::Given(words(&["a"])), given(), Some(&["sh", "-c", "a"])),
+        ] {
+            let mut run = asked(command);
+            run.options.entrypoint = Some(entrypoint);
+            let host = host("/");
+            let plan = compose(&full, &run, &config(&[]), &host, vec![], &Facts::default());
+            assert_eq!(plan.ok().map(|plan| plan.argv), argv.map(words), "{run:?}");
+        }
+    }
+
+    #[test]
+    fn variables_that_are_asked_for_win() {
+        let mut run = given(&["a"]);
+        for (text, expected) in [
+            ("A=asked", Some("asked")),
+            ("A-", None),
+            ("A", Some("caller")),
+            ("B", Some("image")),
+            ("HOME=/x", Some("/x")),
+            ("SHELL-", None),
+            ("SLURM_JOB_ID=1", Some("1")),
+        ] {
+            let spec: EnvSpec = text.parse().unwrap();
+            run.options.env = vec![spec.clone()];
+            let image = image(r#"{"Env":["A=image","B=image"]}"#);
+            let env = [("A", "caller"), ("SLURM_JOB_ID", "7")];
+            let plan = composed(&image, &run, &host("/"), &env);
+            let mut found = plan.env.iter().filter(|(name, _)| name == spec.name());
+            assert_eq!(found.next().map(|(_, v)| v.to_str().unwrap()), expected, "{text}");
+            assert!(found.next().is_none(), "{text}: twice");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_is_mounted_last_and_directories_before_what_is_in_them() {
+        let mut run = given(&["a"]);
+        let specs = ["/x:/a/b/c", "type=tmpfs,target=/a", "/y:/a/b", "/z:/home/ada"];
+        run.options.mounts = specs.iter().map(|spec| spec.parse().unwrap()).collect();
+        run.options.devices = vec!["/dev/fuse".parse().unwrap()];
+        let plan = composed(&image("{}"), &run, &host("/"), &[("HOME", "/home/ada")]);
+        let last = ["/home/ada", "/a", "/a/b", "/home/ada", "/a/b/c", "/dev/fuse"];
+        assert_eq!(targets(&plan)[4..], last);
+        assert!(plan.env.contains(&("HOME".into(), "/home/ada".into())), "another home is a home");
+    }
+
+    #[test]
+    fn home_that_is_left_out_is_nowhere() {
+        let mut run = given(&["a"]);
+        run.options.home = Some(Home::LeftOut);
+        for (ids, home) in [(Ids::Own, "/"), (Ids::Root, "/root")] {
+            run.options.ids = Some(ids);
+            for cwd in ["/home/ada", "/home/ada/work"] {
+                let plan = composed(&image("{}"), &run, &host(cwd), &[("HOME", "/home/ada")]);
+                assert!(!targets(&plan).contains(&"/home/ada"), "{cwd}");
+                assert_eq!(targets(&plan).contains(&cwd), cwd != "/home/ada");
+                assert!(plan.env.contains(&("HOME".into(), home.into())), "{:?}", plan.env);
+            }
+        }
+    }
+
+    #[test]
+    fn root_inside_is_the_caller_and_apt_is_told() {
+        let mut run = given(&["a"]);
+        run.options.ids = Some(Ids::Root);
+        let facts = Facts { has_apt: true, ..Facts::default() };
+        let host = host("/");
+        let plan = compose(&image("{}"), &run, &config(&[]), &host, vec![], &facts).unwrap();
+        let file = |path: &str| {
+            plan.mounts.iter().find_map(|mount| match mount {
+                Mount::File { target, content } if target == Path::new(path) => {
+                    Some(String::from_utf8_lossy(content).into_owned())
+                }
+                _ => None,
+            })
+        };
+        assert_eq!(file("/etc/passwd").unwrap(), "root:x:0:0:root:/home/ada:/bin/sh\n");
+        assert_eq!(file("/etc/group").unwrap(), "root:x:0:root\n");
+        assert!(file(APT_FILE.0).unwrap().contains("Sandbox"));
+        assert_eq!((plan.uid, plan.gid), (host.uid, host.gid));
+        let plan = compose(&image("{}"), &given(&["a"]), &config(&[]), &host, vec![], &facts);
+        assert!(!plan.unwrap().to_string().contains("apt"));
     }
 }

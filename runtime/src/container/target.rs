@@ -25,14 +25,22 @@ use crate::sys::beneath;
 /// The new root: an overlay in which we may make things.
 pub(super) struct Root<'a> {
     fd: BorrowedFd<'a>,
-    /// Its device number. Directories of an overlay all have it; what is mounted from the host
-    /// does not, and nothing is ever made or removed there.
-    device: u64,
+    /// Its device number, and those of memory that is mounted in it. Directories of an overlay all
+    /// have the same; what is mounted from the host has another, and nothing is ever made or removed
+    /// there.
+    devices: Vec<u64>,
 }
 
 impl<'a> Root<'a> {
     pub(super) fn new(fd: BorrowedFd<'a>) -> io::Result<Root<'a>> {
-        Ok(Root { fd, device: fstat(fd)?.st_dev })
+        Ok(Root { fd, devices: vec![fstat(fd)?.st_dev] })
+    }
+
+    /// Lets things be made in what was mounted at `path`: it is not the host's.
+    pub(super) fn admit(&mut self, path: &Path) -> io::Result<()> {
+        let mounted = self.open(path, OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW)?;
+        self.devices.push(fstat(mounted)?.st_dev);
+        Ok(())
     }
 
     /// The directory at `path`, made if need be.
@@ -84,7 +92,7 @@ impl<'a> Root<'a> {
             Err(e) if is_missing(&e) => self.make_directory(parent)?,
             other => other?,
         };
-        if fstat(&parent)?.st_dev != self.device {
+        if !self.devices.contains(&fstat(&parent)?.st_dev) {
             return Err(io::Error::other("not there, and it would lie in a directory of the host"));
         }
         match unlinkat(&parent, name, UnlinkatFlags::NoRemoveDir) {

@@ -11,12 +11,14 @@
 
 #![forbid(unsafe_code)]
 
+mod env;
 mod mount;
 
 use std::{borrow::Cow, fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+pub use env::{EnvFileError, EnvSpec, read_env_file};
 pub use mount::{Access, Bind, Exec, MountSpec, Tmpfs};
 
 /// Longest name of a container, in bytes: it becomes a file name.
@@ -36,10 +38,11 @@ const MAX_NAME: usize = 64;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
-    /// Mounted in this order, after all that is mounted anyway. The sources must exist.
+    /// Mounted after all that is mounted anyway: in this order, but no directory after what lies in
+    /// it. The sources must exist.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<MountSpec>,
-    /// Variables, in this order; they win over all but the scheduler's own.
+    /// Variables; they win over all others.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<EnvSpec>,
     /// Where to start. Absolute, and must exist inside.
@@ -86,6 +89,40 @@ impl Options {
     }
 }
 
+/// Reads what somebody types as `--entrypoint`: a command without arguments, nothing for none, or as
+/// in podman a JSON list of words.
+impl FromStr for Entrypoint {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Entrypoint, ParseError> {
+        let refuse = |problem| Err(ParseError::new("entrypoint", text, problem));
+        if text.contains('\0') {
+            return refuse("it holds a NUL byte");
+        }
+        if text.is_empty() {
+            return Ok(Entrypoint::Off);
+        }
+        if !text.starts_with('[') {
+            return Ok(Entrypoint::Given(vec![text.to_owned()]));
+        }
+        match serde_json::from_str::<Vec<String>>(text) {
+            Ok(words) if words.is_empty() => Ok(Entrypoint::Off),
+            Ok(words) => Ok(Entrypoint::Given(words)),
+            Err(_) => refuse("what begins with [ must be a JSON list of strings"),
+        }
+    }
+}
+
+/// Reads a working directory.
+pub fn workdir(text: &str) -> Result<PathBuf, ParseError> {
+    match PathBuf::from(text) {
+        path if text.contains('\0') || !path.is_absolute() => {
+            Err(ParseError::new("working directory", text, "it must be an absolute path"))
+        }
+        path => Ok(path),
+    }
+}
+
 /// Why a text is not what it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {text:?}: {problem}")]
@@ -121,85 +158,6 @@ macro_rules! as_text {
 }
 as_text!(MountSpec, EnvSpec, DeviceSpec, ContainerName);
 
-/// A variable: `NAME=VALUE`, `NAME` for the caller's own value, or `NAME-` for none.
-///
-/// ```
-/// use runtime::options::EnvSpec;
-///
-/// let caller = EnvSpec::Inherit { name: "LD_LIBRARY_PATH".into() };
-/// assert_eq!("LD_LIBRARY_PATH".parse::<EnvSpec>()?, caller);
-/// assert_eq!("DEBUG-".parse::<EnvSpec>()?, EnvSpec::Unset { name: "DEBUG".into() });
-/// # Ok::<(), runtime::options::ParseError>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum EnvSpec {
-    /// This value, whatever the image and the caller say.
-    Set {
-        /// Which variable.
-        name: String,
-        /// Its value.
-        value: String,
-    },
-    /// The caller's value, if there is one, instead of the image's; even one that points into the
-    /// host's file tree.
-    Inherit {
-        /// Which variable.
-        name: String,
-    },
-    /// No such variable, whoever sets it.
-    Unset {
-        /// Which variable.
-        name: String,
-    },
-}
-
-impl EnvSpec {
-    /// The variable that this is about.
-    pub fn name(&self) -> &str {
-        match self {
-            EnvSpec::Set { name, .. } | EnvSpec::Inherit { name } | EnvSpec::Unset { name } => name,
-        }
-    }
-}
-
-impl FromStr for EnvSpec {
-    type Err = ParseError;
-
-    fn from_str(text: &str) -> Result<EnvSpec, ParseError> {
-        let (name, value) = match text.split_once('=') {
-            Some((name, value)) => (name, Some(value)),
-            None => (text, None),
-        };
-        let refuse = |problem| Err(ParseError::new("variable", text, problem));
-        if text.contains('\0') {
-            return refuse("it holds a NUL byte");
-        }
-        if name.is_empty() || name == "-" {
-            return refuse("it has no name");
-        }
-        if name.contains(char::is_whitespace) {
-            return refuse("a name has no blanks");
-        }
-        let name = name.to_owned();
-        Ok(match (value, name.strip_suffix('-')) {
-            (Some(value), _) => EnvSpec::Set { name, value: value.to_owned() },
-            (None, Some(name)) => EnvSpec::Unset { name: name.to_owned() },
-            (None, None) => EnvSpec::Inherit { name },
-        })
-    }
-}
-
-impl fmt::Display for EnvSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            EnvSpec::Set { name, value } => write!(f, "{name}={value}"),
-            EnvSpec::Inherit { name } => f.write_str(name),
-            EnvSpec::Unset { name } => write!(f, "{name}-"),
-        }
-    }
-}
-
 /// What goes before the command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -228,7 +186,7 @@ pub enum Ids {
 pub enum Home {
     /// At the path that it has on the host.
     Mounted,
-    /// Not there, nor is what lies in it.
+    /// Not there. The working directory is, though it may lie in it.
     LeftOut,
 }
 

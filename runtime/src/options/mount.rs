@@ -269,7 +269,7 @@ fn absolute(source: &str, cwd: Option<&Path>, home: Option<&Path>) -> Result<Str
 pub(super) fn check_path(path: &str) -> Result<(), &'static str> {
     let path = Path::new(path);
     if !path.is_absolute() {
-        return Err("source and target must be absolute paths");
+        return Err("the source must be an absolute path");
     }
     // Which directory `..` means depends on links of the image.
     if path.components().any(|part| part == Component::ParentDir) {
@@ -279,6 +279,9 @@ pub(super) fn check_path(path: &str) -> Result<(), &'static str> {
 }
 
 pub(super) fn check_target(path: &str) -> Result<(), &'static str> {
+    if !Path::new(path).is_absolute() {
+        return Err("the target must be an absolute path");
+    }
     check_path(path)?;
     match Path::new(path).parent() {
         Some(_) => Ok(()),

@@ -17,6 +17,7 @@
 //!   partial/HEX/          a tree in the making; belongs to the holder of locks/HEX
 //!   locks/HEX             flock: one puller per image and node
 //!   steps/                what the ranks of a step share (container::join)
+//!   containers/           what was written in those that stay (kept)
 //!   mnt/                  where each container's private mount namespace builds its root
 //! ```
 //!
@@ -24,6 +25,7 @@
 //! A process that dies leaves things in `partial/` only, and the next one uses or removes them.
 
 mod blobs;
+mod containers;
 mod draft;
 mod layout;
 mod node;
@@ -33,6 +35,7 @@ use std::{io, path::PathBuf};
 
 pub use self::{
     blobs::Blobs,
+    containers::Container,
     draft::Draft,
     layout::Store,
     node::{Lock, Node, Stage},

@@ -9,6 +9,8 @@ pub mod interrupt;
 pub mod isal;
 pub mod mount;
 pub mod process;
+pub mod pty;
+pub mod seccomp;
 pub mod xattr;
 
 /// Whether an answer of the kernel's means that space, or the caller's quota of it, ran out.

@@ -1,9 +1,24 @@
-//! What a process inherits without wanting it.
+//! How a process begins and ends, and what it inherits without wanting it.
 
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
+use std::{
+    fs, io, process,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::{
+        resource::{Resource, setrlimit},
+        signal::{SigHandler, SigSet, SigmaskHow, Signal, raise, signal, sigprocmask},
+    },
+    unistd::{ForkResult, Pid},
+};
 
 /// Kernel signals run from 1 to 64 on every architecture that Slurm runs on (signal(7)).
 const LAST_SIGNAL: libc::c_int = 64;
+
+/// How long threads that have ended are waited for.
+const REAPING: Duration = Duration::from_secs(1);
 
 /// `sizeof(sigset_t)` of the kernel's, in bytes.
 const SIGSET_SIZE: usize = 8;
@@ -41,4 +56,68 @@ pub fn reset_signals() {
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
         .expect("SIG_SETMASK and an empty set are valid arguments");
+}
+
+/// Restores the default action of `SIGCHLD`: where it comes ignored from a parent, nobody learns how a
+/// child has ended (wait(2)).
+pub fn reset_sigchld() {
+    // SAFETY: the default action runs no code of ours.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }.expect("SIGCHLD can be changed");
+}
+
+/// Which of two processes this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fork {
+    /// The one that there was, and the number of the other.
+    Parent(Pid),
+    /// The new one.
+    Child,
+}
+
+/// Splits the calling process, which must have one thread, in two. Threads that were joined a moment
+/// ago may still be on the kernel's books; they are waited for.
+pub fn fork() -> io::Result<Fork> {
+    let start = Instant::now();
+    while fs::read_dir("/proc/self/task")?.count() != 1 {
+        if start.elapsed() > REAPING {
+            return Err(io::Error::other("the process has more than one thread"));
+        }
+        sleep(Duration::from_millis(1));
+    }
+    // SAFETY: this is the only thread, so no lock is held that nobody is left to open.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(Fork::Parent(child)),
+        ForkResult::Child => Ok(Fork::Child),
+    }
+}
+
+/// Tells whether a signal is ignored.
+pub fn is_ignored(number: Signal) -> bool {
+    let mut action = [0_u64; 8];
+    // SAFETY: `action` is larger than any kernel's `struct sigaction`, and the handler is the first
+    // word of it on every architecture that is not MIPS; nothing is changed.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            number as libc::c_int,
+            std::ptr::null::<u64>(),
+            action.as_mut_ptr(),
+            SIGSET_SIZE,
+        )
+    };
+    done == 0 && action[0] as libc::sighandler_t == libc::SIG_IGN
+}
+
+/// Ends by a signal, as another process has, and without a dump of memory that is not its own.
+pub fn end_by(number: Signal) -> ! {
+    // Where this is refused, there is a dump more.
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    // SAFETY: the default action runs no code of ours.
+    let _ = unsafe { signal(number, SigHandler::SigDfl) };
+    let mut set = SigSet::empty();
+    set.add(number);
+    let _ = set.thread_unblock();
+    let _ = raise(number);
+    // It is one that ends nobody: as a shell says it.
+    process::exit(128 + number as i32)
 }

@@ -1,5 +1,11 @@
 //! `shifter run`, by an ordinary user, of images from a real registry.
 
+mod kept;
+mod mounts;
+mod options;
+mod surroundings;
+mod terminal;
+
 use std::{
     fs,
     io::Write as _,
@@ -40,6 +46,12 @@ impl Site {
     fn busybox(&self, words: &[&str]) -> Outcome {
         let image = self.registry.name("busybox:1");
         run(self.command(&[&[image.as_str()], words].concat()))
+    }
+
+    /// A run of the image, with options before its name.
+    fn with(&self, options: &[&str], words: &[&str]) -> Outcome {
+        let image = self.registry.name("busybox:1");
+        run(self.command(&[options, &[image.as_str()], words].concat()))
     }
 
     fn sh(&self, script: &str) -> Outcome {

@@ -1,0 +1,208 @@
+//! Containers with a name, which keep on this node what is written in them.
+//!
+//! ```text
+//! <node_dir>/containers/<name>/   0700
+//!   lock           held by who looks, until it has entered or removed; the kernel drops it at death
+//!   record         JSON: see [`Record`]
+//!   upper/ work/   overlayfs': what was written
+//! <node_dir>/containers/.<name>.<pid>   one that is being removed
+//! ```
+//!
+//! A container runs as long as some process is in its namespaces, whoever started that: no process
+//! of ours waits for it.
+
+#![forbid(unsafe_code)]
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    os::{fd::AsFd, unix::fs::MetadataExt},
+    path::{Path, PathBuf},
+    process,
+};
+
+use nix::{
+    fcntl::{OFlag, openat, renameat},
+    sys::stat::Mode,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Digest, Options,
+    options::{ContainerName, Ids},
+};
+
+/// The file that is locked.
+pub(crate) const LOCK: &str = "lock";
+/// What was written.
+pub(crate) const UPPER: &str = "upper";
+/// Overlayfs' own.
+pub(crate) const WORK: &str = "work";
+
+const RECORD: &str = "record";
+
+/// Where all of them are.
+pub(crate) fn all(node_dir: &Path) -> PathBuf {
+    node_dir.join("containers")
+}
+
+/// Where one of them is.
+pub(crate) fn place(node_dir: &Path, name: &ContainerName) -> PathBuf {
+    all(node_dir).join(name.as_str())
+}
+
+/// What is known of a container that stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The image's name, as it was asked for first.
+    pub reference: String,
+    /// Which image that was. Another one below what was written would be a mixture.
+    pub digest: Digest,
+    /// What was asked for when the container was built last: it cannot change while it runs.
+    pub options: Options,
+    /// What the container runs in, if it does; absent before it is built first.
+    pub namespaces: Option<Namespaces>,
+}
+
+impl Record {
+    /// Reads the record of the container in this directory; `None` if there is none.
+    pub(crate) fn read(dir: impl AsFd) -> Option<Record> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mut file = File::from(openat(dir, RECORD, flags, Mode::empty()).ok()?);
+        let mut text = String::new();
+        file.read_to_string(&mut text).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// Reads the record of the container with this name; `None` if there is none.
+    pub fn of(node_dir: &Path, name: &ContainerName) -> Option<Record> {
+        Record::read(File::open(place(node_dir, name)).ok()?)
+    }
+
+    /// Writes the record: readers see the old one or the new one.
+    pub(crate) fn write(&self, dir: impl AsFd) -> io::Result<()> {
+        let text = serde_json::to_string(self).expect("text and numbers always serialise");
+        let new = format!("{RECORD}.new");
+        let flags = OFlag::O_WRONLY
+            | OFlag::O_CREAT
+            | OFlag::O_TRUNC
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_CLOEXEC;
+        let mode = Mode::from_bits_retain(0o600);
+        File::from(openat(&dir, new.as_str(), flags, mode)?).write_all(text.as_bytes())?;
+        Ok(renameat(&dir, new.as_str(), &dir, RECORD)?)
+    }
+
+    /// What of `options` a container that runs does not have, in words.
+    pub(crate) fn lacks(&self, options: &Options) -> Option<String> {
+        let has = &self.options;
+        if let Some(mount) = options.mounts.iter().find(|mount| !has.mounts.contains(mount)) {
+            return Some(format!("without the mount {:?}", mount.to_string()));
+        }
+        if let Some(device) = options.devices.iter().find(|device| !has.devices.contains(device)) {
+            return Some(format!("without the device {:?}", device.to_string()));
+        }
+        let ids = |options: &Options| options.ids.unwrap_or(Ids::Own);
+        match (ids(has), ids(options)) {
+            (Ids::Own, Ids::Root) => return Some("without --remap-root".to_owned()),
+            (Ids::Root, Ids::Own) => return Some("with --remap-root".to_owned()),
+            _ => {}
+        }
+        if options.root.is_some() && options.root != has.root {
+            return Some("without --readonly".to_owned());
+        }
+        if options.home.is_some() && options.home != has.home {
+            return Some("without --no-home".to_owned());
+        }
+        None
+    }
+}
+
+/// The user and the mount namespace of a container, by their numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namespaces {
+    user: u64,
+    mount: u64,
+}
+
+impl Namespaces {
+    /// Those of the calling process.
+    pub(crate) fn own() -> io::Result<Namespaces> {
+        let inode = |path: &str| Ok::<_, io::Error>(fs::metadata(path)?.ino());
+        Ok(Namespaces { user: inode("/proc/self/ns/user")?, mount: inode("/proc/self/ns/mnt")? })
+    }
+
+    /// Opens both, by way of any process that is in them; `None` if there is none.
+    pub(crate) fn open(&self) -> Option<(File, File)> {
+        let processes = fs::read_dir("/proc").ok()?.flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        pids.filter(|pid| *pid != process::id()).find_map(|pid| self.open_of(pid))
+    }
+
+    fn open_of(&self, pid: u32) -> Option<(File, File)> {
+        let open = |name: &str, inode: u64| {
+            let path = format!("/proc/{pid}/ns/{name}");
+            // A glance first: of most processes, nothing else is ours to see.
+            if fs::metadata(&path).ok()?.ino() != inode {
+                return None;
+            }
+            let file = File::open(path).ok()?;
+            (file.metadata().ok()?.ino() == inode).then_some(file)
+        };
+        Some((open("user", self.user)?, open("mnt", self.mount)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(options: Options) -> Record {
+        Record {
+            reference: "a".to_owned(),
+            digest: Digest::of(b""),
+            options,
+            namespaces: Namespaces::own().ok(),
+        }
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let fd = File::open(dir.path()).unwrap();
+        assert_eq!(Record::read(&fd), None);
+        let record = record(Options { ids: Some(Ids::Root), ..Options::default() });
+        record.write(&fd).unwrap();
+        record.write(&fd).unwrap();
+        assert_eq!(Record::read(&fd), Some(record));
+        fs::write(dir.path().join(RECORD), "{").unwrap();
+        assert_eq!(Record::read(&fd), None);
+    }
+
+    #[test]
+    fn what_runs_has_what_it_was_built_with() {
+        let options = |mounts: &[&str], ids| Options {
+            mounts: mounts.iter().map(|spec| spec.parse().unwrap()).collect(),
+            ids,
+            ..Options::default()
+        };
+        let has = record(options(&["/a", "/b:/c"], None));
+        for (asked, lacks) in [
+            (options(&[], None), None),
+            (options(&["/b:/c"], Some(Ids::Own)), None),
+            (options(&["/b:/d"], None), Some("without the mount \"/b:/d\"")),
+            (options(&[], Some(Ids::Root)), Some("without --remap-root")),
+        ] {
+            assert_eq!(has.lacks(&asked).as_deref(), lacks);
+        }
+    }
+
+    #[test]
+    fn only_a_process_that_is_there_is_found() {
+        let own = Namespaces::own().unwrap();
+        // This process does not count, but the one that started it is there too.
+        assert!(own.open().is_some());
+        assert!(Namespaces { mount: 1, ..own }.open().is_none());
+        assert!(Namespaces { user: 1, ..own }.open().is_none());
+    }
+}
