@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Values replace one another; lists that add something (`mounts`, `shared_stores`) are joined, the
-//! earlier first; a `[[registry]]` replaces another one of the same host. What the site's file names
+//! earlier first, but a search path (`env_path`) the later; a `[[registry]]` replaces another one of
+//! the same host. What the site's file names
 //! in `locked` no later place may set: that is an error, since a setting that silently does nothing
 //! costs an afternoon.
 
@@ -29,6 +30,8 @@ enum Kind {
     Number,
     /// Separated by commas.
     List,
+    /// Separated by colons, as in PATH; what a later place says is searched first.
+    Path,
 }
 
 /// All settings that are one value, or a list of texts. The environment knows each as `SHIFTER_` and
@@ -40,6 +43,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("check_diff_ids", Kind::Bool),
     ("max_expansion", Kind::Number),
     ("mounts", Kind::List),
+    ("env_path", Kind::Path),
     ("network.tries", Kind::Number),
     ("network.give_up_after", Kind::Number),
     ("network.connect_timeout", Kind::Number),
@@ -74,6 +78,8 @@ impl fmt::Display for Origin {
 pub(super) struct Layers {
     merged: Table,
     origins: BTreeMap<String, Origin>,
+    /// How many of the directories in `env_path` are the site's; they are the last.
+    pub(super) site_env_path: usize,
     /// Keys that may not be set any more, and the file that says so.
     locked: Vec<String>,
     site: PathBuf,
@@ -98,6 +104,9 @@ impl Layers {
         let value = |problem| Error::Value { place: path.display().to_string(), problem };
         let file: File = toml::from_str(text).map_err(syntax)?;
         file.problem().map_or(Ok(()), |problem| Err(value(problem)))?;
+        if matches!(origin, Origin::Site(_)) {
+            self.site_env_path += file.env_path.len();
+        }
         let mut table: Table = toml::from_str(text).map_err(syntax)?;
         if table.remove("locked").is_some() {
             let Origin::Site(site) = &origin else {
@@ -176,8 +185,9 @@ impl Kind {
             Kind::Text => text.into(),
             Kind::Bool => text.parse::<bool>().ok()?.into(),
             Kind::Number => text.parse::<u32>().ok().map(i64::from)?.into(),
-            Kind::List => {
-                let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
+            Kind::List | Kind::Path => {
+                let joint = if matches!(self, Kind::Path) { ':' } else { ',' };
+                let texts = text.split(joint).map(str::trim).filter(|text| !text.is_empty());
                 Value::Array(texts.map(Value::from).collect())
             }
         })
@@ -185,7 +195,7 @@ impl Kind {
 
     fn name(self) -> &'static str {
         match self {
-            Kind::Text | Kind::List => "text",
+            Kind::Text | Kind::List | Kind::Path => "text",
             Kind::Bool => "true or false",
             Kind::Number => "a number",
         }
@@ -229,6 +239,10 @@ fn set(table: &mut Table, key: &str, value: Value) {
         table.insert(key.to_owned(), value);
         return;
     };
+    if KEYS.iter().any(|(name, kind)| *name == key && matches!(kind, Kind::Path)) {
+        before.splice(..0, more.iter().cloned());
+        return;
+    }
     let host = |entry: &Value| entry.get("host").cloned();
     before.retain(|old| host(old).is_none() || !more.iter().any(|new| host(new) == host(old)));
     before.extend(more.iter().cloned());
@@ -258,16 +272,21 @@ mod tests {
 
     #[test]
     fn later_places_win_and_lists_grow() {
-        let site_text = "store = \"/a\"\nmounts = [\"/x\"]\n[network]\ntries = 2\nmin_rate = 7\n\
+        let site_text = "store = \"/a\"\nmounts = [\"/x\"]\nenv_path = [\"/e\"]\n[network]\ntries = 2\nmin_rate = 7\n\
              [[registry]]\nhost = \"h\"\nplain_http = true\n[[registry]]\nhost = \"i\"";
-        let user_text = "store = \"/b\"\nmounts = [\"/y\"]\n[network]\ntries = 3\n\
+        let user_text = "store = \"/b\"\nmounts = [\"/y\"]\nenv_path = [\"/f\"]\n[network]\ntries = 3\n\
              [[registry]]\nhost = \"h\"";
-        let env = [("SHIFTER_NETWORK_TRIES", "4"), ("SHIFTER_MOUNTS", "/z, /w:/v:ro")];
+        let env = [
+            ("SHIFTER_NETWORK_TRIES", "4"),
+            ("SHIFTER_MOUNTS", "/z, /w:/v:ro"),
+            ("SHIFTER_ENV_PATH", "/g:/h"),
+        ];
         let layers = layers(&[(site_text, site()), (user_text, user())], &env).expect("all known");
         let (merged, origins) = layers.finish();
         let file: File = merged.try_into().expect("each was");
         assert_eq!(file.store.as_deref(), Some("/b".as_ref()));
         assert_eq!(file.mounts, ["/x", "/y", "/z", "/w:/v:ro"]);
+        assert_eq!(file.env_path, ["/g", "/h", "/f", "/e"].map(PathBuf::from));
         assert_eq!((file.network.tries, file.network.min_rate), (4, 7));
         let hosts: Vec<_> = file.registries.iter().map(|r| (&*r.host, r.plain_http)).collect();
         assert_eq!(hosts, [("i", false), ("h", false)]);

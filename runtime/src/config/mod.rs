@@ -9,6 +9,7 @@ mod layers;
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     io,
     path::{Path, PathBuf},
     time::Duration,
@@ -42,6 +43,9 @@ pub struct Config {
     pub max_expansion: u64,
     /// `SRC[:DST[:ro]]`, mounted in every container; absent sources are passed over.
     pub mounts: Vec<String>,
+    /// Directories of environment files, in the order in which they are searched: what variable and
+    /// user's file name, the user's own, the site's.
+    pub env_path: Vec<PathBuf>,
     /// How patient one is with the network.
     pub network: Network,
     /// What is special about some registries.
@@ -208,6 +212,8 @@ struct File {
     #[serde(default)]
     mounts: Vec<String>,
     #[serde(default)]
+    env_path: Vec<PathBuf>,
+    #[serde(default)]
     network: Network,
     #[serde(default, rename = "registry")]
     registries: Vec<Registry>,
@@ -224,7 +230,8 @@ impl File {
     fn problem(&self) -> Option<String> {
         let own = [("store", self.store.as_ref()), ("node_dir", self.node_dir.as_ref())];
         let shared = self.shared_stores.iter().map(|path| ("shared_stores", Some(path)));
-        for (key, path) in own.into_iter().chain(shared) {
+        let searched = self.env_path.iter().map(|path| ("env_path", Some(path)));
+        for (key, path) in own.into_iter().chain(shared).chain(searched) {
             if path.is_some_and(|path| path.is_relative()) {
                 return Some(format!("{key} is not an absolute path"));
             }
@@ -328,6 +335,7 @@ impl Config {
     }
 
     fn of(layers: Layers) -> Result<Config, Error> {
+        let site_env_path = layers.site_env_path;
         let (merged, origins) = layers.finish();
         let file: File = merged.try_into().expect("each layer was read as one");
         let env = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
@@ -339,6 +347,10 @@ impl Config {
             .ok_or(Error::NoStore)?;
         let uid = nix::unistd::getuid();
         let node_dir = file.node_dir.map(|path| for_user(&path));
+        let mut env_path = file.env_path;
+        let sites = env_path.split_off(env_path.len() - site_env_path);
+        env_path.extend(own_env_path(env));
+        env_path.extend(sites);
         Ok(Config {
             store,
             shared_stores: file.shared_stores,
@@ -346,12 +358,24 @@ impl Config {
             check_diff_ids: file.check_diff_ids,
             max_expansion: file.max_expansion,
             mounts: file.mounts,
+            env_path,
             network: file.network,
             registries: file.registries,
             login: None,
             origins,
         })
     }
+}
+
+/// Where a user's environment files are; EDF's are among them.
+fn own_env_path(env: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let config = env("XDG_CONFIG_HOME").map(PathBuf::from);
+    let config = config.or_else(|| home().map(|home| home.join(".config")));
+    let edf = match env("EDF_PATH") {
+        Some(dirs) => std::env::split_paths(&dirs).collect(),
+        None => home().map(|home| home.join(".edf")).into_iter().collect::<Vec<_>>(),
+    };
+    config.map(|dir| dir.join("shifter/env")).into_iter().chain(edf).collect()
 }
 
 /// The caller's home directory. Under `srun --export=NONE` a task has no `HOME`; the user database
@@ -422,6 +446,16 @@ mod tests {
     fn an_unknown_key_is_an_error_with_its_place() {
         let error = toml::from_str::<File>("check_diff_id = true").expect_err("typo");
         assert!(error.to_string().contains("check_diff_id"), "{error}");
+    }
+
+    #[test]
+    fn a_users_environment_files_go_before_the_sites() {
+        let config = Config::parse("store = \"/s\"\nenv_path = [\"/e\", \"/f\"]").expect("good");
+        let own = config.env_path.iter().position(|dir| dir.ends_with("shifter/env"));
+        assert!(own.is_some_and(|own| own < config.env_path.len() - 2), "{:?}", config.env_path);
+        assert!(config.env_path.ends_with(&["/e".into(), "/f".into()]), "{:?}", config.env_path);
+        let error = Config::parse("env_path = [\"e\"]").expect_err("relative").to_string();
+        assert!(error.contains("env_path is not an absolute path"), "{error}");
     }
 
     #[test]
