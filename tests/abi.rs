@@ -224,6 +224,39 @@ fn an_image_is_taken_over_from_slurm() {
 }
 
 #[test]
+fn what_an_environment_file_says_is_carried() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("env.toml");
+    let text = "image = 'alpine:3'\nworkdir = '/$WHERE'\n[annotations]\ncom.hooks.x = '1'";
+    std::fs::write(&file, text).expect("a file");
+    let file = file.canonicalize().expect("it is there");
+    let file = file.to_str().expect("UTF-8");
+    let request =
+        format!(r#"{{"container":"alpine:3","options":{{"workdir":"/there"}},"file":"{file}"}}"#);
+    let host = Host::client(&[&format!("builtin={file}")]).env("HOME", "/nowhere");
+    prints(
+        host.env("WHERE", "there"),
+        &format!(
+            "init: 0\ninfo: shifter: {file}:4: annotation com.hooks.x is not acted on\n\
+             init_post_opt: 0\nSLURM_SPANK_SHIFTER_REQUEST={request}\n"
+        ),
+    );
+    // An srun in the job takes all of it, and the file is not read again.
+    let inner = Host::client(&[]).env("SLURM_JOB_ID", "7");
+    prints(
+        inner.env("SLURM_SPANK_SHIFTER_REQUEST", &request),
+        &format!("init: 0\ninit_post_opt: 0\nSLURM_SPANK_SHIFTER_REQUEST={request}\n"),
+    );
+    is_refused(
+        Host::client(&[&format!("builtin={file}")]).env("HOME", "/nowhere"),
+        &format!(
+            "--container: read environment {file}:2: variable WHERE is not set; \
+             set it, or write ${{WHERE:-DEFAULT}}"
+        ),
+    );
+}
+
+#[test]
 fn sbatch_and_salloc_carry_it_past_export() {
     let request = r#"SHIFTER_REQUEST={"container":"alpine:3"}"#;
     prints(

@@ -135,6 +135,109 @@ fn a_step_inherits_the_jobs_image_and_can_refuse_it() {
     site.assert_unharmed();
 }
 
+/// Nodes do not read the file: the job carries what it says.
+#[test]
+fn an_environment_file_is_read_where_the_job_is_submitted() {
+    need!(root, slurm, registry, busybox, userns);
+    let site = site();
+    let dir = site.sandbox.make_dir("environment", 0o777);
+    let data = site.sandbox.make_dir(dir.join("data"), 0o755);
+    site.sandbox.write(data.join("file"), "from the file\n");
+    let image = site.registry.name("busybox:1");
+    let write = |name: &str, text: &str| site.sandbox.write(dir.join(name), text);
+    write("base.toml", &format!("image = {image:?}\n[annotations]\ncom.hooks.x.enabled = 'true'"));
+    write("env.toml", "base = './base.toml'\nmounts = ['./data:/data']\nworkdir = '/data'");
+    let client = |program: &str, args: &[&str]| {
+        let mut command = site.cluster.command(&site.user, program);
+        command.current_dir(&dir).args(args);
+        run(command)
+    };
+    let outcome =
+        client("srun", &["-N2", "--container=./env.toml", "cat", "file", "/etc/os-release"]);
+    let expected = format!("from the file\n{}", image::OS_RELEASE).repeat(2);
+    let mut lines: Vec<_> = outcome.clone().success().lines().map(str::to_owned).collect();
+    lines.sort();
+    let mut sorted: Vec<_> = expected.lines().map(str::to_owned).collect();
+    sorted.sort();
+    assert_eq!(lines, sorted, "{outcome}");
+    let said = "base.toml:3: annotation com.hooks.x.enabled is not acted on";
+    assert_eq!(outcome.stderr.matches(said).count(), 1, "{outcome}");
+
+    // A step inherits all of it, though the file is gone by then.
+    write("once.toml", "base = './env.toml'");
+    let steps = "rm once.toml; srun -Q cat /data/file; srun -Q --container=./base.toml ls /data";
+    let outcome = client("salloc", &["-Q", "--container=once.toml", "sh", "-c", steps]);
+    assert_eq!(outcome.stdout, "from the file\n", "{outcome}");
+    assert!(
+        outcome.stderr.contains("/data: No such file"),
+        "another file, another mount: {outcome}"
+    );
+
+    write("once.toml", "base = './env.toml'");
+    let out = dir.join("out");
+    let script = "#!/bin/sh\n#SBATCH --container=./once.toml\npwd\ncat file\n";
+    let script = write("job.sh", script);
+    let output = format!("--output={}", out.display());
+    let script = script.to_string_lossy().into_owned();
+    let job = client("sbatch", &["--parsable", "--hold", "--export=NONE", &output, &script]);
+    let job: u32 = job.success().trim().parse().expect("a job's number");
+    fs::remove_file(dir.join("once.toml")).expect("nobody needs it any more");
+    site.cluster.run_as_admin("scontrol", &["release", &job.to_string()]).success();
+    site.cluster.wait_job(job);
+    let said = fs::read_to_string(&out).unwrap_or_default();
+    assert!(said.contains("/data\nfrom the file\n"), "{said}");
+    site.assert_unharmed();
+}
+
+#[test]
+fn a_wrong_environment_file_is_refused_before_the_job_is_queued() {
+    need!(root, slurm, registry, busybox, userns);
+    let site = site();
+    let dir = site.sandbox.make_dir("environment-wrong", 0o777);
+    let before = site.cluster.slurmctld_log().matches("sched: _slurm_rpc").count();
+    let image = site.registry.name("busybox:1");
+    let long = "x".repeat(100_000);
+    for (text, says) in [
+        (
+            format!("image = {image:?}\n\nmount = []"),
+            "env.toml:3: unknown key mount; did you mean mounts?",
+        ),
+        (
+            "image = 'Bad/Name'".to_owned(),
+            "env.toml:1: image reference \"Bad/Name\": repository must",
+        ),
+        ("base = 'x'".to_owned(), "env.toml:1 → \"x\": not in "),
+        (
+            format!("image = {image:?}\nworkdir = '$NO_SUCH'"),
+            "env.toml:2: variable NO_SUCH is not set",
+        ),
+        (
+            format!("image = {image:?}\n[env]\nA = {long:?}\nB = {long:?}"),
+            "and a job can carry 1310",
+        ),
+    ] {
+        site.sandbox.write(dir.join("env.toml"), text);
+        for (program, job) in [("srun", "true"), ("sbatch", "--wrap=true")] {
+            let mut command = site.cluster.command(&site.user, program);
+            command.current_dir(&dir).args(["--container=./env.toml", job]);
+            let refused = run(command);
+            assert_ne!(refused.code, 0, "{refused}");
+            let said = own_lines(&refused.stderr);
+            assert_eq!(said.len(), 1, "{refused}");
+            assert!(said[0].contains(says), "no {says:?} in {refused}");
+        }
+    }
+    let after = site.cluster.slurmctld_log().matches("sched: _slurm_rpc").count();
+    assert_eq!(before, after, "a refused job was queued");
+    // What only the node can find out is told with the file that asks for it.
+    let text = format!("image = {image:?}\nmounts = ['/no/such/dir:/x']");
+    let file = site.sandbox.write(dir.join("env.toml"), text);
+    let stderr = site.srun(&[&format!("--container={}", file.display()), "true"]).failure(125);
+    let says = format!("shifter: n1: {}: mount /no/such/dir → /x: no such", file.display());
+    assert!(stderr.contains(&says), "{stderr}");
+    site.assert_unharmed();
+}
+
 #[test]
 fn the_tasks_of_a_node_share_one_container() {
     need!(root, slurm, registry, busybox, userns);

@@ -16,7 +16,7 @@ use nix::{
     unistd::{Pid, gethostname},
 };
 use runtime::{
-    Config, Image, Options, Reference,
+    Config, Image, Reference,
     container::{
         self, Command, Run,
         join::{Failure, Key, Step},
@@ -29,7 +29,10 @@ use runtime::{
     sys::process::reset_signals,
 };
 
-use crate::output::{self, Progress, Style};
+use crate::{
+    environment,
+    output::{self, Progress, Style},
+};
 
 /// A Slurm task that wants to be in a container.
 #[derive(Debug)]
@@ -80,7 +83,7 @@ impl Task {
 
     fn start(
         &self,
-        Setting { reference, config, host }: &Setting,
+        Setting { request, reference, config, host }: &Setting,
         node: &str,
         opened: &mut Option<Step>,
     ) -> Result<std::convert::Infallible, Report> {
@@ -96,12 +99,13 @@ impl Task {
         let run = Run {
             command: Command::Given(self.command.clone()),
             script: self.script(),
-            options: Options::default(),
+            options: request.options.clone(),
         };
-        let plan = container::plan(&image, &run, config, host, env::vars_os())
-            .map_err(|e| Report::from(&e))?;
-        let container = step.enter(&plan).map_err(|e| Report::from(&e))?;
-        Err(Report::from(&container.exec()))
+        let blame = |error: &container::Error| environment::blame_file(error, request);
+        let plan = container::plan(&image, &run, config, host, env::vars_os());
+        let plan = plan.map_err(|e| blame(&e))?;
+        let container = step.enter(&plan).map_err(|e| blame(&e))?;
+        Err(blame(&container.exec()))
     }
 
     /// slurmd has put the batch script into its spool directory, which no image has.
@@ -112,6 +116,7 @@ impl Task {
 
 /// What is the same for all tasks of a node.
 struct Setting {
+    request: Request,
     reference: Reference,
     config: Config,
     host: Host,
@@ -120,7 +125,7 @@ struct Setting {
 impl Setting {
     fn find(site: Option<&Path>) -> Result<Setting, Report> {
         let carrier = env::var_os(REQUEST_VAR).unwrap_or_default();
-        let (_, reference) = Request::from_carrier(&carrier.to_string_lossy())
+        let (request, reference) = Request::from_carrier(&carrier.to_string_lossy())
             .map_err(|e| Report::from(&e))?
             .ok_or_else(no_request)?;
         let config = match site {
@@ -130,7 +135,7 @@ impl Setting {
         let config = config.map_err(|e| Report::from(&e))?;
         let host = Host::probe().map_err(|e| Report::system("look up the calling user", &e))?;
         Node::open(&config.node_dir).map_err(|e| Report::from(&e))?;
-        Ok(Setting { reference, config, host })
+        Ok(Setting { request, reference, config, host })
     }
 }
 

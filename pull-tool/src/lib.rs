@@ -8,12 +8,14 @@
 mod completion;
 mod docker;
 mod doctor;
+mod environment;
 mod flags;
 mod launch;
 mod login;
 mod logout;
 mod output;
 mod pull;
+mod render;
 mod run;
 mod terminal;
 
@@ -37,6 +39,7 @@ struct Arguments {
 enum Verb {
     Pull(pull::Arguments),
     Run(run::Arguments),
+    Render(render::Arguments),
     Login(login::Arguments),
     Logout(logout::Arguments),
     Doctor(doctor::Arguments),
@@ -70,6 +73,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.verb {
         Verb::Pull(arguments) => pull::run(&arguments),
         Verb::Run(arguments) => run::run(&arguments),
+        Verb::Render(arguments) => render::run(&arguments),
         Verb::Login(arguments) => login::run(&arguments),
         Verb::Logout(arguments) => logout::run(&arguments),
         Verb::Doctor(arguments) => doctor::run(&arguments),

@@ -6,6 +6,7 @@ use clap::Args;
 use runtime::{
     Config, Image, Options, Reference,
     container::{self, Command, Run, terminal},
+    environment_file::Environment,
     host::Host,
     kept::Record,
     pull,
@@ -15,6 +16,7 @@ use runtime::{
 };
 
 use crate::{
+    environment,
     flags::Flags,
     output::{self, Progress, Style},
 };
@@ -42,8 +44,11 @@ pub(crate) struct Arguments {
     /// Nothing: a container without a name goes with its command anyway
     #[arg(long)]
     rm: bool,
-    #[arg(value_name = "REF", help = "The image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]")]
-    reference: String,
+    #[arg(
+        value_name = "REF",
+        help = "The image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]; or an environment file: ./FILE.toml"
+    )]
+    image: String,
     /// The command; without one, the image's own
     #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<OsString>,
@@ -51,15 +56,19 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
     reset_sigpipe();
-    let reference: Reference = arguments.reference.parse().map_err(|e| Report::from(&e))?;
+    let config = Config::load().map_err(|e| Report::from(&e))?;
+    let environment = environment::of(&arguments.image, &config)?;
+    let environment = environment.as_ref();
+    let reference = environment::image(&arguments.image, environment)?;
     let host = Host::probe().map_err(|e| Report::system("look up the calling user", &e))?;
+    // Flags win over the file.
     let options = arguments.flags.options(&host)?;
+    let options = options.over(environment.map(Environment::options).unwrap_or_default());
     if arguments.rm && options.name.is_some() {
         let remedy = "leave out --rm, or --name";
         return Err(Report::usage("run --rm --name: a container with a name stays", remedy));
     }
-    container::check(&options).map_err(|e| Report::from(&e))?;
-    let config = Config::load().map_err(|e| Report::from(&e))?;
+    container::check(&options).map_err(|e| environment::blame(&e, environment))?;
     if let Some(name) = options.name.as_ref().filter(|_| arguments.fresh) {
         let node = Node::open(&config.node_dir).map_err(|e| Report::from(&e))?;
         node.remove_container(name).map_err(|e| Report::from(&e))?;
@@ -85,7 +94,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
         Ok(container) => container.exec(),
         Err(error) => error,
     };
-    Err(Report::from(&error))
+    Err(environment::blame(&error, environment))
 }
 
 /// A container that stays was made from one image, though the tag may have moved since.

@@ -32,7 +32,7 @@ use crate::{
     options::{ContainerName, Ids},
 };
 
-/// The file that is locked.
+/// The file that is locked; a step's directory has one too.
 pub(crate) const LOCK: &str = "lock";
 /// What was written.
 pub(crate) const UPPER: &str = "upper";

@@ -29,6 +29,7 @@
 //! | [`config`] | the site's file and the environment |
 //! | [`options`] | what a run asks for beyond its image: flags, files, the carrier |
 //! | [`kept`] | containers with a name, which stay on a node |
+//! | [`environment_file`] | an image and how to run in it, written down once |
 //! | [`login`] | who somebody is at a registry |
 //! | [`request`] | what the SPANK plugin's two sides say to each other and to the launcher |
 //! | [`report`] | any error in one line, with the exit status |
@@ -53,6 +54,7 @@ pub mod config;
 pub mod container;
 pub mod digest;
 pub mod environment;
+pub mod environment_file;
 pub mod host;
 pub mod image;
 pub mod kept;

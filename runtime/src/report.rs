@@ -109,6 +109,39 @@ impl From<&crate::config::Error> for Report {
     }
 }
 
+impl From<&crate::environment_file::Error> for Report {
+    fn from(error: &crate::environment_file::Error) -> Report {
+        use crate::environment_file::{Error, ExpandError, Problem};
+        let remedy = match error {
+            Error::Read(..) => "correct the path, or make it readable",
+            Error::NotFound { meant: Some(known), .. }
+            | Error::Value { problem: Problem::Key { meant: Some(known), .. }, .. } => {
+                return Report::runtime(error, &format!("did you mean {known}?"));
+            }
+            Error::NotFound { .. } => "name a file in one of these, or its path",
+            Error::Cycle(_) => "take one of these bases out",
+            Error::TooDeep(_) | Error::TooMany(_) => "name fewer bases",
+            Error::NoImage(_) => "say image = \"NAME\"",
+            Error::Value { problem, .. } => match problem {
+                Problem::Key { .. } => {
+                    let keys = crate::environment_file::KEYS.join(", ");
+                    return Report::runtime(error, &format!("the keys are {keys}"));
+                }
+                Problem::Expand(ExpandError::Undefined(name)) => {
+                    let remedy = format!("set it, or write ${{{name}:-DEFAULT}}");
+                    return Report::runtime(error, &remedy);
+                }
+                Problem::Expand(ExpandError::Command(_) | ExpandError::Syntax(_)) => {
+                    "write $$ for a dollar sign"
+                }
+                Problem::Image(_) => "write [REGISTRY/]REPOSITORY[:TAG][@DIGEST]",
+                _ => "correct it",
+            },
+        };
+        Report::runtime(error, remedy)
+    }
+}
+
 impl From<&crate::login::ParseError> for Report {
     fn from(error: &crate::login::ParseError) -> Report {
         let remedy = "name the registry alone: nvcr.io";

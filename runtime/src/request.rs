@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::reference::Reference;
+use crate::{options::Options, reference::Reference};
 
 /// Carries the [`Request`]. Names that begin with `SLURM` cross every `--export` mode, and
 /// `SLURM_SPANK_` ones are what `spank_job_control_setenv` makes of `SHIFTER_REQUEST`.
@@ -32,8 +32,14 @@ pub const ARGV0_VAR: &str = "SHIFTER_TASK_ARGV0";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
-    /// The image, as typed.
+    /// The image, as typed, or as the environment file has it.
     pub container: String,
+    /// What the environment file asks for beyond it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub options: Options,
+    /// The environment file, for messages: nodes need not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// `srun --multi-prog`: the task's argv is not the array that older Slurms let a plugin edit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub multi_prog: bool,
@@ -50,7 +56,21 @@ pub enum Error {
     Reference(#[from] crate::reference::ParseError),
 }
 
+fn is_default(options: &Options) -> bool {
+    *options == Options::default()
+}
+
 impl Request {
+    /// Asks for an image and nothing else.
+    pub fn of_image(image: &str) -> Request {
+        Request {
+            container: image.to_owned(),
+            options: Options::default(),
+            file: None,
+            multi_prog: false,
+        }
+    }
+
     /// Reads a carrier; `None` asks for no container.
     pub fn from_carrier(carrier: &str) -> Result<Option<(Request, Reference)>, Error> {
         if carrier.is_empty() || carrier == NO_REQUEST {
@@ -96,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_request_survives_the_carrier() {
-        let request = Request { container: "alpine:3".into(), multi_prog: true };
+        let request = Request { multi_prog: true, ..Request::of_image("alpine:3") };
         let (read, reference) =
             Request::from_carrier(&request.to_carrier()).expect("valid").expect("a request");
         assert_eq!(read, request);

@@ -3,6 +3,7 @@
 //! | `--container=` | | Slurm's option | request |
 //! |---|---|---|---|
 //! | an image | checked; refused here if it is none | cleared | the image |
+//! | an environment file | read; refused here if it cannot be | cleared | what it says |
 //! | `none` | | cleared | none |
 //! | not given | srun in a job: the job's request | | the job's, or none |
 //! | absolute path of an OCI bundle | Slurm's own business | left | none |
@@ -13,12 +14,14 @@ use std::{
     env,
     error::Error,
     ffi::{CStr, OsStr, OsString},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use runtime::{
-    report::chain,
+    Config,
+    environment_file::{self, Environment},
+    report::{Report, chain},
     request::{self, NO_REQUEST, REQUEST_JOB_CONTROL_VAR, REQUEST_VAR, Request},
 };
 use slurm_spank::Context;
@@ -34,6 +37,10 @@ use crate::{
 /// Slurm's names for its own option, and for the variable that it sets from it.
 const BUILTIN: &CStr = c"container";
 const BUILTIN_VAR: &str = "SLURM_CONTAINER";
+
+/// Longest request: the kernel takes no longer string into an environment (`MAX_ARG_STRLEN`), name,
+/// `=` and NUL included.
+const MAX_CARRIER: usize = (128 << 10) - REQUEST_VAR.len() - 2;
 
 /// What a refused job carries. It is no request, so that the job fails on the node should it get
 /// there: Slurm takes no notice of a refusal if plugstack.conf says `optional`.
@@ -66,6 +73,14 @@ enum Refusal {
         chain(.0)
     )]
     Image(request::Error),
+    /// All of it in one line: file, line, remedy.
+    #[error("--container: {0}")]
+    Environment(String),
+    #[error(
+        "--container: what the environment file says takes {0} bytes, and a job can carry \
+         {MAX_CARRIER}; shorten it, or use `shifter run` in the job"
+    )]
+    TooLarge(usize),
     #[error(
         "the job's container, {REQUEST_VAR} in the environment: {}; \
          unset the variable, or name an image with --container", chain(.0)
@@ -116,7 +131,7 @@ pub(crate) fn post_opt(hook: &mut Hook<'_>) -> Result<(), Box<dyn Error>> {
     hook.asked = wish.is_asked() || earlier_asked();
 
     let multi_prog = builtin.as_ref().is_some_and(|options| options.is_set(c"multi-prog"));
-    let carrier = wish.carrier(multi_prog)?;
+    let carrier = wish.carrier(multi_prog, || environment_dirs(hook))?;
     if carrier != NO_REQUEST {
         settings::trip(&hook.args(), "post_opt");
         Settings::parse(&hook.handle.plugin_argv()?)?;
@@ -161,27 +176,61 @@ impl Wish<'_> {
         }
     }
 
-    /// Checks the wish, and puts it as the request that says it.
-    fn carrier(&self, multi_prog: bool) -> Result<String, Refusal> {
+    /// Checks the wish, and puts it as the request that says it. `dirs` is where environment files
+    /// are searched for.
+    fn carrier(
+        &self,
+        multi_prog: bool,
+        dirs: impl FnOnce() -> Result<Vec<PathBuf>, Box<dyn Error>>,
+    ) -> Result<String, Box<dyn Error>> {
         let request = match self {
             Wish::Nothing => None,
             Wish::Inherited(carrier) => {
                 let read = Request::from_carrier(&carrier.to_string_lossy());
-                read.map_err(Refusal::Inherited)?.map(|(request, _)| request.container)
+                read.map_err(Refusal::Inherited)?.map(|(request, _)| request)
             }
             Wish::Typed(value) => match value.to_str() {
-                None => return Err(Refusal::Encoding((*value).to_owned())),
-                Some("") => return Err(Refusal::Empty),
+                None => return Err(Refusal::Encoding((*value).to_owned()).into()),
+                Some("") => return Err(Refusal::Empty.into()),
                 Some(NO_REQUEST) => None,
-                Some(value) => Some(value.to_owned()),
+                Some(file) if environment_file::is_path(file) => Some(read(file, &dirs()?)?),
+                Some(image) => Some(Request::of_image(image)),
             },
         };
-        let Some(container) = request else { return Ok(NO_REQUEST.to_owned()) };
+        let Some(request) = request else { return Ok(NO_REQUEST.to_owned()) };
         // Whether this srun is a --multi-prog one is no matter of the job's that it is in.
-        let carrier = Request { container, multi_prog }.to_carrier();
-        Request::from_carrier(&carrier).map_err(Refusal::Image)?;
+        let carrier = Request { multi_prog, ..request }.to_carrier();
+        if let Err(error) = Request::from_carrier(&carrier) {
+            return Err(Refusal::Image(error).into());
+        }
+        if carrier.len() > MAX_CARRIER {
+            return Err(Refusal::TooLarge(carrier.len()).into());
+        }
         Ok(carrier)
     }
+}
+
+/// Reads an environment file here, where the user is told what is wrong with it; nodes never see it.
+fn read(file: &str, dirs: &[PathBuf]) -> Result<Request, Refusal> {
+    let refuse = |report: Report| Refusal::Environment(report.line);
+    let environment = Environment::load(file, dirs, &|name| env::var_os(name));
+    let environment = environment.map_err(|e| refuse(Report::from(&e)))?;
+    if let Some(unheeded) = environment.unheeded() {
+        log::notice(&unheeded);
+    }
+    let request = environment.request();
+    Request::from_carrier(&request.to_carrier())
+        .map_err(|e| refuse(Report::from(&e).during(&environment.image.origin)))?;
+    Ok(request)
+}
+
+/// Where environment files are searched for, as the settings have it.
+fn environment_dirs(hook: &Hook<'_>) -> Result<Vec<PathBuf>, Box<dyn Error>> {
+    let config = match Settings::parse(&hook.handle.plugin_argv()?)?.config {
+        Some(site) => Config::load_from(&site),
+        None => Config::load(),
+    };
+    Ok(config.map_err(|e| Report::from(&e).line)?.env_path)
 }
 
 /// Returns what the user gave as `--container`, in whichever way.

@@ -27,7 +27,8 @@ pub(crate) struct Opt {
 pub(crate) const CONTAINER: Opt = Opt {
     name: "container",
     arg: "IMAGE",
-    help: "run in this container image ([REGISTRY/]NAME[:TAG]), or in none",
+    help: "run in this container image ([REGISTRY/]NAME[:TAG]), as an environment file says \
+           (./FILE.toml), or in none",
     env: "CONTAINER",
     builtin_since: Some(37),
 };

@@ -38,7 +38,7 @@ use nix::{
 };
 
 use super::{Container, Error, Plan, enter, io_error};
-use crate::Digest;
+use crate::{Digest, kept::LOCK};
 
 /// How long a rank that cannot be looked at may stay so. In the middle of `execve` a process
 /// belongs to nobody for a moment (ptrace(2), "dumpable").
@@ -211,9 +211,9 @@ fn file(dir: &OwnedFd, name: &str, flags: OFlag) -> io::Result<File> {
 
 /// Waits for the lock of a directory that several processes use.
 pub(super) fn lock(dir: &OwnedFd, path: &Path) -> Result<Flock<File>, Error> {
-    let path = path.join("lock");
+    let path = path.join(LOCK);
     let mut file =
-        file(dir, "lock", OFlag::O_RDWR | OFlag::O_CREAT).map_err(io_error("open", &path))?;
+        file(dir, LOCK, OFlag::O_RDWR | OFlag::O_CREAT).map_err(io_error("open", &path))?;
     loop {
         match Flock::lock(file, FlockArg::LockExclusive) {
             Ok(lock) => return Ok(lock),

@@ -1,0 +1,69 @@
+//! Environment files, as the verbs take them.
+
+use std::env;
+
+use runtime::{
+    Config, Reference,
+    container::Error,
+    environment_file::{self, Environment},
+    reference::ParseError,
+    report::{EXIT_RUNTIME, Report},
+    request::Request,
+};
+
+use crate::output;
+
+/// Reads an environment file for the caller, and says what it says in vain.
+pub(crate) fn load(name: &str, config: &Config) -> Result<Environment, Report> {
+    let environment = Environment::load(name, &config.env_path, &|name| env::var_os(name));
+    let environment = environment.map_err(|e| Report::from(&e))?;
+    if let Some(unheeded) = environment.unheeded() {
+        output::talk(None, &unheeded);
+    }
+    Ok(environment)
+}
+
+/// The same where an image may be named as well; `None` if one is.
+pub(crate) fn of(name: &str, config: &Config) -> Result<Option<Environment>, Report> {
+    environment_file::is_path(name).then(|| load(name, config)).transpose()
+}
+
+/// The image that is named, or that an environment file names.
+pub(crate) fn image(name: &str, environment: Option<&Environment>) -> Result<Reference, Report> {
+    match environment.map(|environment| &environment.image) {
+        None => name.parse().map_err(|e| Report::from(&e)),
+        Some(image) => {
+            let refuse = |error: &ParseError| Report {
+                exit: EXIT_RUNTIME,
+                ..Report::from(error).during(&image.origin)
+            };
+            image.value.parse().map_err(|e| refuse(&e))
+        }
+    }
+}
+
+/// Says what failed, and which line has asked for it.
+pub(crate) fn blame(error: &Error, environment: Option<&Environment>) -> Report {
+    let origin = environment.and_then(|environment| match error {
+        Error::Mount { from, to, .. } => environment.mount(from, to),
+        Error::NoDevice { path, .. } => environment.device(path),
+        Error::Workdir { .. } => environment.workdir.as_ref().map(|dir| &dir.origin),
+        _ => None,
+    });
+    let report = Report::from(error);
+    match origin {
+        Some(origin) => report.during(origin),
+        None => report,
+    }
+}
+
+/// The same on a node, where no more than the file's path is known.
+pub(crate) fn blame_file(error: &Error, request: &Request) -> Report {
+    let report = Report::from(error);
+    match (&request.file, error) {
+        (Some(file), Error::Mount { .. } | Error::NoDevice { .. } | Error::Workdir { .. }) => {
+            report.during(file)
+        }
+        _ => report,
+    }
+}
