@@ -87,7 +87,7 @@ fn an_image_arrives_in_the_store_and_on_the_node() {
     let stdout = place.pull(&name).success();
     assert_eq!(stdout, format!("{name}@{digest}\n"));
     assert_layered(&place);
-    assert_eq!(list(&place.store), ["blobs", "index.json", "oci-layout", "partial"]);
+    assert_eq!(list(&place.store), ["blobs", "index.json", "locks", "oci-layout", "partial"]);
     assert_eq!(list(&place.store.join("blobs/sha256")).len(), 5);
     assert!(list(&place.node.join("partial")).is_empty());
 }

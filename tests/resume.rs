@@ -72,7 +72,7 @@ fn begun(place: &Place, image: &Built) -> u64 {
     let stem = format!("{}.", &image.blobs()[0].digest()[7..]);
     let partial = place.store.join("partial");
     let names = list(&partial);
-    let drafts = names.iter().filter(|n| n.starts_with(&stem) && !n.ends_with(".lock"));
+    let drafts = names.iter().filter(|n| n.starts_with(&stem));
     drafts.filter_map(|name| fs::metadata(partial.join(name)).ok()).map(|file| file.len()).sum()
 }
 
@@ -150,7 +150,7 @@ fn what_was_begun_and_damaged_is_read_anew() {
     registry.fail(&big(&image), 1, Fault::Cut(2 << 20)).fail(&big(&image), 100, Fault::Cut(0));
     place.pull(&registry.name()).failure(125);
     let partial = place.store.join("partial");
-    let is_draft = |name: &String| name.contains('.') && !name.ends_with(".lock");
+    let is_draft = |name: &String| name.contains('.');
     let draft = list(&partial).into_iter().find(is_draft).expect("what was begun");
     let file = File::options().write(true).open(partial.join(draft)).expect("open");
     file.write_at(b"damage", 1 << 20).expect("write");

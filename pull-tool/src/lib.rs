@@ -10,12 +10,16 @@ mod docker;
 mod doctor;
 mod environment;
 mod flags;
+mod images;
+mod inspect;
 mod launch;
 mod login;
 mod logout;
 mod output;
+mod prune;
 mod pull;
 mod render;
+mod rmi;
 mod run;
 mod terminal;
 
@@ -40,6 +44,10 @@ enum Verb {
     Pull(pull::Arguments),
     Run(run::Arguments),
     Render(render::Arguments),
+    Images(images::Arguments),
+    Inspect(inspect::Arguments),
+    Rmi(rmi::Arguments),
+    Prune(prune::Arguments),
     Login(login::Arguments),
     Logout(logout::Arguments),
     Doctor(doctor::Arguments),
@@ -74,6 +82,10 @@ pub fn main() -> ExitCode {
         Verb::Pull(arguments) => pull::run(&arguments),
         Verb::Run(arguments) => run::run(&arguments),
         Verb::Render(arguments) => render::run(&arguments),
+        Verb::Images(arguments) => images::run(&arguments),
+        Verb::Inspect(arguments) => inspect::run(&arguments),
+        Verb::Rmi(arguments) => rmi::run(&arguments),
+        Verb::Prune(arguments) => prune::run(&arguments),
         Verb::Login(arguments) => login::run(&arguments),
         Verb::Logout(arguments) => logout::run(&arguments),
         Verb::Doctor(arguments) => doctor::run(&arguments),

@@ -92,6 +92,7 @@ fn prepared() -> Result<(Plan, PathBuf, Mode), Box<dyn Error>> {
         digest: Digest::of(b"test"),
         config: serde_json::from_str(&config)?,
         rootfs,
+        hold: Default::default(),
     };
     let config = Config::parse(&format!("store = \"/none\"\nnode_dir = {node_dir:?}"))?;
     let plan = container::plan(&image, &run, &config, &Host::probe()?, env::vars_os())?;

@@ -1,6 +1,6 @@
 //! The one thing that the two halves of this library share.
 
-use std::path::PathBuf;
+use std::{fs::File, path::PathBuf, sync::Arc};
 
 use crate::{digest::Digest, oci::ImageConfig, reference::Reference};
 
@@ -16,4 +16,17 @@ pub struct Image {
     pub config: ImageConfig,
     /// The expanded tree: complete, owned by the caller, never written to again.
     pub rootfs: PathBuf,
+    /// Keeps the tree where it is until the container's overlay shows that it is in use.
+    pub hold: Hold,
+}
+
+/// A shared lock on a tree, if somebody could remove it. A program that is executed does not
+/// inherit it.
+#[derive(Debug, Clone, Default)]
+pub struct Hold(#[expect(dead_code, reason = "held, not read")] Option<Arc<File>>);
+
+impl From<File> for Hold {
+    fn from(lock: File) -> Hold {
+        Hold(Some(Arc::new(lock)))
+    }
 }

@@ -40,6 +40,7 @@
 //! | [`layer`] | a tar stream → files under a directory descriptor; layers merged in order |
 //! | [`store`] | what lies where on disk, locks, atomic commit |
 //! | [`pull`] | all of it: name → [`Image`] |
+//! | [`repository`] | what images there are; removing them |
 //!
 //! | the kernel half | |
 //! |---|---|
@@ -69,6 +70,8 @@ pub mod reference;
 #[cfg(feature = "pull")]
 pub mod registry;
 pub mod report;
+#[cfg(feature = "pull")]
+pub mod repository;
 pub mod request;
 #[cfg(feature = "pull")]
 pub mod store;

@@ -229,7 +229,7 @@ impl From<&crate::store::Error> for Report {
         let remedy = match error.source.kind() {
             _ if error.op.ends_with("node directory") => node_remedy(error),
             _ if error.op == "remove container" => "",
-            _ if error.is_no_space() => "free space there, or set SHIFTER_STORE to another place",
+            _ if error.is_no_space() => return no_space(error),
             AlreadyExists | NotADirectory | PermissionDenied | ReadOnlyFilesystem => {
                 "set SHIFTER_STORE to a directory that you can write to"
             }
@@ -239,10 +239,56 @@ impl From<&crate::store::Error> for Report {
     }
 }
 
+/// Whose limit it is that was reached.
+#[cfg(feature = "pull")]
+fn no_space(error: &crate::store::Error) -> Report {
+    let (place, disk) = (error.place().display(), error.mount_point());
+    let limit = match error.source.kind() {
+        io::ErrorKind::QuotaExceeded => format!("your quota on {} is used up", disk.display()),
+        _ => format!("{} is full", disk.display()),
+    };
+    let remedy =
+        "remove images (shifter rmi, shifter prune), or set SHIFTER_STORE to another place";
+    Report::line(&format!("write {place}: {limit}"), remedy, EXIT_RUNTIME)
+}
+
+#[cfg(feature = "pull")]
+impl From<&crate::repository::Error> for Report {
+    fn from(error: &crate::repository::Error) -> Report {
+        use crate::repository::Error;
+        let remedy = match error {
+            Error::Name(error) => return error.into(),
+            Error::Store(error) => return error.into(),
+            Error::Unknown { meant: Some(meant), .. } => format!("did you mean {meant}?"),
+            Error::Unknown { .. } => "shifter images lists what there is".to_owned(),
+            Error::Absent { name: Some(name), .. } => format!("shifter pull {name}"),
+            Error::Absent { .. } => "shifter images lists what there is".to_owned(),
+            Error::NoDocument { .. } => "pull it again".to_owned(),
+            Error::Ambiguous { .. } => "give more digits".to_owned(),
+            Error::Several { .. } => "remove one by its name, or all by --force".to_owned(),
+            Error::Site { .. } => "only an administrator can remove it".to_owned(),
+        };
+        Report::runtime(error, &remedy)
+    }
+}
+
+#[cfg(feature = "pull")]
+impl From<&crate::repository::FilterError> for Report {
+    fn from(error: &crate::repository::FilterError) -> Report {
+        use crate::repository::FilterError as Error;
+        let remedy = match error {
+            Error::Key { meant: Some(meant), .. } => format!("did you mean {meant}?"),
+            Error::Key { .. } | Error::Syntax(_) => format!("the keys are {}", Error::keys()),
+            Error::Pattern { .. } => "escape it as [[]".to_owned(),
+        };
+        Report { exit: EXIT_USAGE, ..Report::runtime(error, &remedy) }
+    }
+}
+
 #[cfg(feature = "pull")]
 fn node_remedy(error: &crate::store::Error) -> &'static str {
     match error.is_no_space() {
-        true => "remove images there, or set SHIFTER_NODE_DIR",
+        true => "remove images there (shifter prune --node), or set SHIFTER_NODE_DIR",
         false => "set SHIFTER_NODE_DIR to a directory of your own with mode 0700, on a tmpfs",
     }
 }
@@ -267,6 +313,7 @@ impl From<&crate::pull::Error> for Report {
                 Report::runtime(error, &format!("{more}, or remove images from SHIFTER_NODE_DIR"))
             }
             Error::StoredBlob { .. } => Report::runtime(error, "remove that file and pull again"),
+            Error::Removed { .. } => Report::runtime(error, "pull again when that has ended"),
             Error::DocumentSize { .. }
             | Error::DiffId { .. }
             | Error::Inflate { .. }

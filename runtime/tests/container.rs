@@ -175,7 +175,7 @@ fn the_hosts_proc_sys_and_dev_are_there() {
 fn the_program_starts_clean() {
     for site in sites() {
         let seen = site.sh("grep -E '^(NoNewPrivs|SigIgn|SigBlk)' /proc/self/status; \
-             grep '^overlay / ' /proc/mounts | grep -c nosuid,nodev");
+             grep '^sha256:.* / overlay ' /proc/mounts | grep -c nosuid,nodev");
         let zero = "0000000000000000";
         let expected = format!("SigBlk:\t{zero}\nSigIgn:\t{zero}\nNoNewPrivs:\t1\n1");
         let sorted = |text: &str| {

@@ -89,6 +89,7 @@ pub(super) fn build(rootfs: &Path) -> Result<(), Report> {
         digest: Digest::of(b""),
         config: ImageConfig::default(),
         rootfs: rootfs.to_owned(),
+        hold: Default::default(),
     };
     let run = Run {
         command: container::Command::Given(vec!["true".into()]),

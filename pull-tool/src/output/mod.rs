@@ -4,10 +4,18 @@
 
 mod bars;
 mod progress;
+pub(crate) mod table;
 
-use std::{io::Write as _, panic, process::ExitCode};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    panic,
+    process::ExitCode,
+};
 
-use runtime::report::{EXIT_RUNTIME, Report, printable};
+use runtime::{
+    Digest, Reference,
+    report::{EXIT_RUNTIME, Report, printable},
+};
 
 pub(crate) use self::progress::{Progress, Style};
 
@@ -15,6 +23,29 @@ pub(crate) use self::progress::{Progress, Style};
 pub(crate) fn data(line: &str) {
     // A reader that has gone away has had enough.
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Prints a value, so that people can read it too.
+pub(crate) fn json(value: &serde_json::Value) {
+    data(&serde_json::to_string_pretty(value).expect("plain data serialises"));
+}
+
+/// Prints a document of an image as it is. A terminal gets it in lines, without what could rewrite
+/// it.
+pub(crate) fn document(bytes: &[u8]) {
+    let mut stdout = std::io::stdout();
+    if stdout.is_terminal() {
+        String::from_utf8_lossy(bytes).lines().for_each(|line| data(&printable(line)));
+        return;
+    }
+    let _ = stdout.write_all(bytes);
+}
+
+/// A name, and the digest that it stood for: what a name without a tag ends in already.
+pub(crate) fn name_with_digest(name: &str, digest: &Digest) -> String {
+    let is_pinned = name.parse::<Reference>().is_ok_and(|name| name.digest().is_some());
+    let joint = if name.is_empty() { "" } else { "@" };
+    printable(&if is_pinned { name.to_owned() } else { format!("{name}{joint}{digest}") })
 }
 
 /// Prints a line for the person. `node` says where, if there may be several.

@@ -216,7 +216,9 @@ fn new_root(plan: &Plan, mount_point: &Path) -> Result<OwnedFd, Error> {
         proc_path(work.as_fd()),
     );
     let target = proc_path(root.as_fd());
-    mount(Some("overlay"), target.as_str(), Some("overlay"), flags, Some(options.as_str()))
+    // The source is a mere name. By this one, others see in mountinfo which image is in use here.
+    let source = Some(plan.digest.as_str());
+    mount(source, target.as_str(), Some("overlay"), flags, Some(options.as_str()))
         .map_err(|errno| no_overlay(plan, errno))?;
     openat(&tmpfs, "root", DIR, Mode::empty()).map_err(at)
 }

@@ -38,7 +38,7 @@ use nix::{
 };
 
 use super::{Container, Error, Plan, enter, io_error};
-use crate::{Digest, kept::LOCK};
+use crate::{Digest, kept::LOCK, sys::process::start_time};
 
 /// How long a rank that cannot be looked at may stay so. In the middle of `execve` a process
 /// belongs to nobody for a moment (ptrace(2), "dumpable").
@@ -87,13 +87,6 @@ impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
-}
-
-/// When a process started, in ticks since boot (proc_pid_stat(5), field 22).
-fn start_time(pid: Pid) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the name of the program, in parentheses and of any content.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// What failed for every rank of a step.

@@ -426,6 +426,7 @@ mod tests {
             digest: Digest::of(b""),
             config: serde_json::from_str(&format!(r#"{{"config":{run}}}"#)).unwrap(),
             rootfs: "/shm/trees/e3b0".into(),
+            hold: Default::default(),
         }
     }
 

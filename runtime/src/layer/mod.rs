@@ -70,6 +70,7 @@
 #![forbid(unsafe_code)]
 
 mod expand;
+mod measure;
 mod merge;
 mod name;
 mod remove;
@@ -85,6 +86,7 @@ use std::{io, ops::AddAssign};
 use nix::errno::Errno;
 
 pub use expand::{Expanded, expand};
+pub use measure::measure_tree;
 pub use merge::Tree;
 pub use name::Name;
 pub use remove::remove_tree;

@@ -25,6 +25,12 @@ pub(super) struct Documents {
 }
 
 impl Documents {
+    /// All that the image consists of.
+    pub(super) fn parts(&self) -> Vec<&Digest> {
+        let layers = self.manifest.layers.iter().map(|layer| &layer.digest);
+        self.raw.iter().map(|(digest, _)| digest).chain(layers).collect()
+    }
+
     /// The manifest's own descriptor.
     pub(super) fn descriptor(&self) -> Descriptor {
         let size = self.raw.iter().find(|(digest, _)| *digest == self.digest);

@@ -38,12 +38,14 @@ use crate::{
     oci::{self, Descriptor, Platform},
     reference::Reference,
     registry,
-    store::{self, Limit, Node, Room, Store},
+    store::{self, Lease, Limit, Node, Room, Store},
     sys::interrupt::Caught,
 };
 
 /// How often progress is told and interruption looked for.
 const TICK: Duration = Duration::from_millis(100);
+/// How often an image is brought of which others remove parts meanwhile.
+const MAX_BRINGS: usize = 5;
 
 /// Where a pull puts the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +150,12 @@ pub enum Error {
     /// Memory is about to run out. How much it would have taken is said by what this becomes.
     #[error("out of memory")]
     Full,
+    /// Others remove as fast as it comes.
+    #[error("image {digest}: it is removed while it is pulled")]
+    Removed {
+        /// Which.
+        digest: Digest,
+    },
     /// SIGINT, SIGTERM or SIGHUP.
     #[error("interrupted by signal {0}")]
     Interrupted(i32),
@@ -213,6 +221,7 @@ pub fn pull(
     pull.keep = to != To::Node;
     let documents = pull.documents(None, platform, tell)?;
     let unchanged = pull.bring(&documents, tell)?;
+    pull.note(&documents);
     Ok(Pulled { digest: documents.digest, unchanged })
 }
 
@@ -228,15 +237,18 @@ pub fn ensure(
     let pull = Pull::new(reference, config, &remote, store, Some(node));
     let known = pull.known()?;
     let documents = pull.documents(known, &Platform::host(), tell)?;
-    pull.bring(&documents, tell)?;
     let node = pull.node.as_ref().expect("opened above");
-    let rootfs = node.tree(&documents.digest).expect("brought above");
-    Ok(Image {
-        reference: reference.clone(),
-        digest: documents.digest,
-        config: documents.config,
-        rootfs,
-    })
+    for _ in 0..MAX_BRINGS {
+        pull.bring(&documents, tell)?;
+        // Between the two, another process may have removed it.
+        let Some((rootfs, hold)) = node.hold(&documents.digest).map_err(Error::Node)? else {
+            continue;
+        };
+        pull.note(&documents);
+        let (reference, digest) = (reference.clone(), documents.digest);
+        return Ok(Image { reference, digest, config: documents.config, rootfs, hold });
+    }
+    Err(Error::Removed { digest: documents.digest })
 }
 
 /// The registry of the image, connected when it is first needed: an image that is here costs
@@ -383,33 +395,55 @@ impl<'a> Pull<'a> {
     /// Brings the layers to where they are missing, and gives the image its name in the store.
     /// Returns whether nothing was missing.
     fn bring(&self, documents: &Documents, tell: &mut dyn FnMut(Event<'_>)) -> Result<bool, Error> {
-        let unchanged = self.is_complete(documents);
-        if !unchanged {
-            let brought = match self.bring_alone(documents, tell) {
-                // A layer of the store's that the disk has damaged is no layer: it comes from the
-                // registry again.
-                Err(Error::StoredBlob { path, .. })
-                    if self.shared().any(|store| path.starts_with(store.path())) =>
-                {
-                    let text = format!("{} is damaged; tell the administrator", path.display());
-                    self.remote.troubles.add(text);
-                    self.distrusted.set(true);
-                    self.bring_alone(documents, tell)
+        let mut unchanged = true;
+        for _ in 0..MAX_BRINGS {
+            let lease = match self.is_complete(documents) {
+                true => None,
+                false => {
+                    unchanged = false;
+                    self.bring_whole(documents, tell)?
                 }
-                Err(Error::StoredBlob { path, .. }) if fs::remove_file(&path).is_ok() => {
-                    self.bring_alone(documents, tell)
-                }
-                brought => brought,
             };
-            brought.map_err(|error| match (error, &self.node) {
-                (Error::Store(error), Some(node)) if error.path.starts_with(node.path()) => {
-                    Error::Node(error)
-                }
-                (error, _) => error,
-            })?;
+            let is_there = self.tag(documents)?;
+            drop(lease);
+            if is_there {
+                return Ok(unchanged);
+            }
         }
-        self.tag(documents)?;
-        Ok(unchanged)
+        Err(Error::Removed { digest: documents.digest.clone() })
+    }
+
+    /// Brings what is missing, though what is here is damaged, or goes meanwhile.
+    fn bring_whole(
+        &self,
+        documents: &Documents,
+        tell: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Option<Lease>, Error> {
+        let is_shared = |path: &Path| self.shared().any(|store| path.starts_with(store.path()));
+        let brought = match self.bring_alone(documents, tell) {
+            // A layer of the store's that the disk has damaged is no layer: it comes from the
+            // registry again.
+            Err(Error::StoredBlob { path, .. }) if is_shared(&path) => {
+                let text = format!("{} is damaged; tell the administrator", path.display());
+                self.remote.troubles.add(text);
+                self.distrusted.set(true);
+                self.bring_alone(documents, tell)
+            }
+            Err(Error::StoredBlob { path, .. }) if fs::remove_file(&path).is_ok() => {
+                self.bring_alone(documents, tell)
+            }
+            // A layer of the store's that somebody has removed since it was found.
+            Err(Error::Store(error)) if error.is_absent() && !error.path.exists() => {
+                self.bring_alone(documents, tell)
+            }
+            brought => brought,
+        };
+        brought.map_err(|error| match (error, &self.node) {
+            (Error::Store(error), Some(node)) if error.path.starts_with(node.path()) => {
+                Error::Node(error)
+            }
+            (error, _) => error,
+        })
     }
 
     /// The store, if the image is wanted there. What the site has for all need not be kept twice.
@@ -436,17 +470,19 @@ impl<'a> Pull<'a> {
         })
     }
 
-    /// Does what is to be done by one process at a time.
+    /// Does what is to be done by one process at a time. What came into the store stays there as long
+    /// as the lease that is returned.
     fn bring_alone(
         &self,
         documents: &Documents,
         tell: &mut dyn FnMut(Event<'_>),
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Lease>, Error> {
         let image = &documents.digest;
         let (node, kept) = (self.node.as_ref(), self.kept(documents));
         let lock = node.map(|node| node.lock(image, || tell(Event::Waiting))).transpose()?;
-        let in_store = kept.map(|store| store.lock_image(image, || tell(Event::Waiting)));
-        let _in_store = in_store.transpose()?;
+        let pins = documents.parts();
+        let in_store = kept.map(|store| store.lock_image(image, &pins, || tell(Event::Waiting)));
+        let in_store = in_store.transpose()?;
         // Not before the wait for others, which any signal may end; but before anything is written.
         let caught = Caught::install();
         let needed = self.missing(documents).map(|layer| layer.size).sum();
@@ -468,7 +504,7 @@ impl<'a> Pull<'a> {
         {
             store.blobs().forget(&documents.manifest.layers);
         }
-        brought
+        brought.map(|()| in_store)
     }
 
     /// Makes the image's tree on the node.
@@ -506,20 +542,35 @@ impl<'a> Pull<'a> {
         }
     }
 
-    /// Names the image in the store, whose layers are all there by now.
-    fn tag(&self, documents: &Documents) -> Result<(), Error> {
-        let Some(store) = self.kept(documents) else { return Ok(()) };
-        let manifest = documents.descriptor();
-        if store.has(self.reference, &manifest, &documents.resolved)? {
-            return Ok(());
+    /// Names the image in the store, whose layers are all there by now. Returns false if one of them
+    /// is not any more.
+    fn tag(&self, documents: &Documents) -> Result<bool, Error> {
+        let Some(store) = self.kept(documents) else { return Ok(true) };
+        let (manifest, blobs) = (documents.descriptor(), store.blobs());
+        let layers = &documents.manifest.layers;
+        if store.has(self.reference, &manifest, &documents.resolved)?
+            && layers.iter().all(|layer| blobs.is_published(layer))
+            && documents.raw.iter().all(|(digest, _)| blobs.document(digest).is_some())
+        {
+            return Ok(true);
         }
+        let (resolved, raw) = (&documents.resolved, &documents.raw);
+        // As above: a wait that any signal may end, then one that must not be cut short.
+        let lease = store.lock()?;
         let caught = Caught::install();
-        for (digest, document) in &documents.raw {
-            store.blobs().put_document(digest, document)?;
+        let admitted = store.admit(lease, self.reference, &manifest, resolved, raw, layers)?;
+        caught.signal().map_or(Ok(admitted), |signal| Err(Error::Interrupted(signal)))
+    }
+
+    /// Takes note that the image is used, and by which name.
+    fn note(&self, documents: &Documents) {
+        if let Some(node) = self.node.as_ref().filter(|node| node.tree(&documents.digest).is_some())
+        {
+            node.note(&documents.digest, self.reference);
         }
-        store.blobs().publish(&documents.manifest.layers)?;
-        store.tag(self.reference, manifest, &documents.resolved)?;
-        caught.signal().map_or(Ok(()), |signal| Err(Error::Interrupted(signal)))
+        if let Some(store) = &self.store {
+            store.touch(&documents.digest);
+        }
     }
 }
 

@@ -35,12 +35,59 @@ impl Blobs {
         })
     }
 
+    /// Whether a layer is among the blobs, of an image that is complete.
+    pub fn is_published(&self, layer: &Descriptor) -> bool {
+        fs::symlink_metadata(self.path(&layer.digest))
+            .is_ok_and(|file| file.is_file() && file.len() == layer.size)
+    }
+
     /// Reads a manifest or configuration, if it is here and still what its name says.
     pub fn document(&self, digest: &Digest) -> Option<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let file = File::open(self.dir.join(digest.hex())).ok()?;
-        file.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).ok()?;
-        (Digest::of(&bytes) == *digest).then_some(bytes)
+        self.read_document(digest).ok().flatten()
+    }
+
+    /// The same, where it matters that a disk which does not answer is not one without the document.
+    pub(super) fn read_document(&self, digest: &Digest) -> Result<Option<Vec<u8>>, Error> {
+        let path = self.path(digest);
+        let read = || -> io::Result<_> {
+            let mut bytes = Vec::new();
+            File::open(&path)?.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes)?;
+            Ok(Some(bytes).filter(|bytes| Digest::of(bytes) == *digest))
+        };
+        match read() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => read.map_err(|e| Error::new("read", &path, e)),
+        }
+    }
+
+    /// Where a blob lies, or would.
+    pub fn path(&self, digest: &Digest) -> PathBuf {
+        self.dir.join(digest.hex())
+    }
+
+    /// What is here, and how long each is.
+    pub(super) fn list(&self) -> Result<Vec<(Digest, u64)>, Error> {
+        let failed = |e| Error::new("list", &self.dir, e);
+        let entries = fs::read_dir(&self.dir).map_err(failed)?;
+        let mut blobs = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            let name = format!("sha256:{}", entry.file_name().to_string_lossy());
+            // What has another name is another tool's; what is gone by now is somebody else's work.
+            if let (Ok(digest), Ok(metadata)) = (Digest::parse(&name), entry.metadata()) {
+                blobs.push((digest, metadata.len()));
+            }
+        }
+        Ok(blobs)
+    }
+
+    /// Removes a blob. What is not there is removed already.
+    pub(super) fn remove(&self, digest: &Digest) -> Result<(), Error> {
+        let path = self.path(digest);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::new("remove", path, e)),
+            _ => Ok(()),
+        }
     }
 
     /// Adds a manifest or configuration under its digest.
@@ -48,7 +95,7 @@ impl Blobs {
         if self.document(digest).is_some() {
             return Ok(());
         }
-        Draft::create(&self.partial, &self.dir.join(digest.hex()))?.commit_with(bytes)
+        Draft::create(&self.partial, &self.dir.join(digest.hex()))?.with(bytes)?.commit()
     }
 
     /// Begins a layer, or goes on with what an earlier pull has left of it. Once committed, it

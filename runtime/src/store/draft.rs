@@ -6,31 +6,26 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{
-        LazyLock, Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
-use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
+use nix::unistd::Pid;
 
-use super::Error;
+use super::{
+    Error,
+    owner::{Owner, is_alive},
+};
 
 /// For so long nobody on another node has written to what is still being written: a download that
 /// stands still is given up much earlier.
-const OTHERS_SILENCE: Duration = Duration::from_secs(600);
+pub(super) const OTHERS_SILENCE: Duration = Duration::from_secs(600);
 /// What is not worth being kept, in bytes: it comes again as fast as it is found.
 const MIN_LEFT: u64 = 1 << 20;
 
-/// This run of this machine's kernel, in a few letters: process numbers mean something within one
-/// run only, and a shared filesystem is used from many machines.
-static BOOT: LazyLock<String> = LazyLock::new(|| {
-    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let letters: String = id.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
-    if letters.is_empty() { "unknown".to_owned() } else { letters }
-});
-
-/// A file in `partial/` that is to get another name: `STEM.BOOT.PID.COUNT`. Dropped, it leaves
+/// A file in `partial/` that is to get another name: `STEM.PLACE.PID.COUNT`. Dropped, it leaves
 /// nothing.
 #[derive(Debug)]
 pub struct Draft {
@@ -101,10 +96,10 @@ impl Draft {
         Ok(())
     }
 
-    /// Writes a small file whole.
-    pub(super) fn commit_with(mut self, bytes: &[u8]) -> Result<(), Error> {
+    /// Takes all of a small file.
+    pub(super) fn with(mut self, bytes: &[u8]) -> Result<Draft, Error> {
         self.file.write_all(bytes).map_err(|e| self.error(e))?;
-        self.commit()
+        Ok(self)
     }
 
     /// Leaves what is there for another process to adopt.
@@ -152,11 +147,11 @@ fn birth() -> MutexGuard<'static, ()> {
 
 /// A name that nobody else has: on another node of a shared filesystem a process may have the same
 /// number, and a dead one may have had it here.
-fn fresh_path(partial: &Path, name: &Path) -> PathBuf {
+pub(super) fn fresh_path(partial: &Path, name: &Path) -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let stem = name.file_name().expect("made by joining a name").display();
-    let (boot, pid) = (&*BOOT, std::process::id());
-    partial.join(format!("{stem}.{boot}.{pid}.{}", COUNT.fetch_add(1, Ordering::Relaxed)))
+    let Owner { place, pid, .. } = Owner::own();
+    partial.join(format!("{stem}.{place}.{pid}.{}", COUNT.fetch_add(1, Ordering::Relaxed)))
 }
 
 /// Whether the process that was writing a draft of this name is gone, or has left it.
@@ -176,17 +171,18 @@ fn is_abandoned(name: &str, file: &File) -> bool {
 /// The writer of the draft of this name, if it was a process of this machine since it was started.
 fn writer(name: &str) -> Option<Pid> {
     let mut parts = name.rsplit('.').skip(1);
-    let (pid, boot) = (parts.next()?.parse().ok()?, parts.next()?);
-    (boot == *BOOT).then_some(Pid::from_raw(pid))
-}
-
-fn is_alive(pid: Pid) -> bool {
-    kill(pid, None) != Err(Errno::ESRCH)
+    let (pid, place) = (parts.next()?.parse().ok()?, parts.next()?);
+    (place == Owner::own().place).then_some(Pid::from_raw(pid))
 }
 
 /// Whether a process of this node has left a draft of this name and size that nobody will adopt.
 pub(super) fn is_litter(name: &str, size: u64) -> bool {
     size < MIN_LEFT && writer(name).is_some_and(|pid| !is_alive(pid))
+}
+
+/// Whether the draft of this name is a process's of this node.
+pub(super) fn is_here(name: &str) -> bool {
+    writer(name).is_some()
 }
 
 /// Whether a process of this node may still be writing the draft of this name.
@@ -204,11 +200,11 @@ mod tests {
     }
 
     /// What a process that is gone has left: a draft under a number that no process has.
-    fn leave(partial: &Path, name: &Path, boot: &str) -> PathBuf {
+    fn leave(partial: &Path, name: &Path, place: &str) -> PathBuf {
         let mut draft = Draft::create(partial, name).expect("create");
         draft.write_all(&content()).expect("write");
         let stem = name.file_name().expect("a name").to_str().expect("text");
-        let path = partial.join(format!("{stem}.{boot}.{}.0", i32::MAX));
+        let path = partial.join(format!("{stem}.{place}.{}.0", i32::MAX));
         fs::rename(&draft.path, &path).expect("rename");
         draft.leave();
         path
@@ -218,7 +214,7 @@ mod tests {
     fn what_a_dead_process_left_is_gone_on_with_by_one() {
         let dir = tempfile::tempdir().expect("tempdir");
         let name = dir.path().join("blob");
-        leave(dir.path(), &name, &BOOT);
+        leave(dir.path(), &name, &Owner::own().place);
         let mut draft = Draft::adopt(dir.path(), &name, u64::MAX).expect("something to adopt");
         assert!(Draft::adopt(dir.path(), &name, u64::MAX).is_none(), "two have the same file");
         assert_eq!(draft.begun(), MIN_LEFT);

@@ -1,41 +1,37 @@
 //! The user's image store: an OCI image layout.
 
 use std::{
-    collections::BTreeMap,
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, File},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
-use serde::{Deserialize, Serialize};
+use nix::sys::{stat::futimens, time::TimeSpec};
 
-use super::{Blobs, Draft, Error, Room, blobs::sync_dir, draft::is_litter};
+use super::{
+    Blobs, Draft, Entry, Error, Lease, Room,
+    blobs::sync_dir,
+    draft::is_litter,
+    index::Index,
+    lease::{self, RULES},
+    owner::Owner,
+};
 use crate::{digest::Digest, oci::Descriptor, reference::Reference};
 
-/// The key of a name in index.json (annotations.md). The name is the whole canonical reference,
-/// so that images of several registries lie side by side.
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
-/// The digest that the tag had in the registry: an index's, where the image came out of one.
-const RESOLVED: &str = "io.shifter.resolved";
 /// What lies in `partial/` longer than this belongs to nobody any more. Compared with the file's
 /// own age only; clocks of other nodes may be a few minutes off, not a day.
 const STALE: Duration = Duration::from_secs(24 * 3600);
+
+/// How exactly the last use of an image is known.
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// A user's image store.
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
     blobs: Blobs,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Index {
-    schema_version: u32,
-    #[serde(default)]
-    manifests: Vec<Descriptor>,
 }
 
 impl Store {
@@ -47,7 +43,7 @@ impl Store {
     /// Opens the store at `root`, and makes it first if need be.
     pub fn create(root: &Path) -> Result<Store, Error> {
         let store = Store::at(root);
-        for dir in [root.join("blobs/sha256"), root.join("partial")] {
+        for dir in ["blobs/sha256", "partial", "locks"].map(|dir| root.join(dir)) {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -60,8 +56,9 @@ impl Store {
             if Store::open(root).is_some() {
                 return Ok(store);
             }
-            store.write_index(&Index { schema_version: 2, manifests: Vec::new() })?;
-            store.replace("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+            store.write_index(&Index::new())?;
+            store.draft("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?.commit()?;
+            sync_dir(root)?;
         }
         store.sweep();
         Ok(store)
@@ -90,11 +87,18 @@ impl Store {
     pub fn find(&self, reference: &Reference) -> Result<Option<Digest>, Error> {
         let index = self.read_index()?;
         let name = reference.to_string();
-        let found = index.manifests.into_iter().find(|d| match reference.digest() {
-            Some(pinned) => d.digest == *pinned || resolved(d) == Some(pinned.as_str()),
-            None => d.annotations.get(REF_NAME) == Some(&name),
+        let found = index.entries().find(|entry| match reference.digest() {
+            Some(pinned) => {
+                entry.target.digest == *pinned || entry.resolved.as_ref() == Some(pinned)
+            }
+            None => entry.name.as_ref() == Some(&name),
         });
-        Ok(found.map(|d| d.digest))
+        Ok(found.map(|entry| entry.target.digest))
+    }
+
+    /// All names of all images here.
+    pub fn entries(&self) -> Result<Vec<Entry>, Error> {
+        Ok(self.read_index()?.entries().collect())
     }
 
     /// Whether a manifest has the name `reference` here, given it by [`Store::tag`].
@@ -105,10 +109,10 @@ impl Store {
         resolved: &Digest,
     ) -> Result<bool, Error> {
         let name = reference.to_string();
-        Ok(self.read_index()?.manifests.iter().any(|d| {
-            d.annotations.get(REF_NAME) == Some(&name)
-                && d.digest == manifest.digest
-                && d.annotations.get(RESOLVED).is_some_and(|d| d == resolved.as_str())
+        Ok(self.read_index()?.entries().any(|entry| {
+            entry.name.as_ref() == Some(&name)
+                && entry.target.digest == manifest.digest
+                && entry.resolved.as_ref() == Some(resolved)
         }))
     }
 
@@ -120,71 +124,141 @@ impl Store {
         manifest: Descriptor,
         resolved: &Digest,
     ) -> Result<(), Error> {
-        let _lock = self.lock()?;
-        let mut index = self.read_index()?;
-        let name = reference.to_string();
-        index.manifests.retain(|d| d.annotations.get(REF_NAME) != Some(&name));
-        index.manifests.push(Descriptor {
-            annotations: BTreeMap::from([
-                (REF_NAME.to_owned(), name),
-                (RESOLVED.to_owned(), resolved.to_string()),
-            ]),
-            ..manifest
-        });
-        self.write_index(&index)
+        let mut lease = self.lock()?;
+        self.edit(&mut lease, |index| index.name(reference.to_string(), manifest.clone(), resolved))
     }
 
-    /// Becomes the only process that pulls the image `manifest` into this store, until the file is
+    /// Puts an image among the others and gives it a name: its documents, and its layers, which
+    /// wait in `partial/` or are here. Returns false if one of those is gone; it is to be brought
+    /// again. `lease` is that of [`Store::lock`].
+    pub fn admit(
+        &self,
+        mut lease: Lease,
+        reference: &Reference,
+        manifest: &Descriptor,
+        resolved: &Digest,
+        documents: &[(Digest, Vec<u8>)],
+        layers: &[Descriptor],
+    ) -> Result<bool, Error> {
+        if !layers.iter().all(|layer| self.blobs.find(layer).is_some()) {
+            return Ok(false);
+        }
+        for (digest, document) in documents {
+            self.blobs.put_document(digest, document)?;
+        }
+        self.blobs.publish(layers)?;
+        let name = reference.to_string();
+        self.edit(&mut lease, |index| index.name(name.clone(), manifest.clone(), resolved))?;
+        self.touch(&manifest.digest);
+        // Whoever removes something waits for the lease. If it was lost, it may have happened.
+        Ok(layers.iter().all(|layer| self.blobs.find(layer).is_some()))
+    }
+
+    /// Changes the index. `lease` is that of [`Store::lock`]; who has lost it begins anew.
+    pub(super) fn edit(&self, lease: &mut Lease, change: impl Fn(&mut Index)) -> Result<(), Error> {
+        loop {
+            let mut index = self.read_index()?;
+            change(&mut index);
+            let draft = self.draft_index(&index)?;
+            if lease.is_held() {
+                draft.commit()?;
+                return sync_dir(&self.root);
+            }
+            *lease = self.lock()?;
+        }
+    }
+
+    /// When an image was last used, or brought.
+    pub fn last_used(&self, manifest: &Digest) -> Option<SystemTime> {
+        fs::metadata(self.blobs.path(manifest)).and_then(|file| file.modified()).ok()
+    }
+
+    /// Takes note that an image is used: its manifest's time of modification says when, to the hour.
+    ///
+    /// On NFS the time is the server's, the same for all nodes; a node may see an old one for as long
+    /// as it keeps attributes (acregmax, a minute), and set it once more. A clock that is off shifts
+    /// the hour, nothing else.
+    pub fn touch(&self, manifest: &Digest) {
+        let age = self.last_used(manifest).and_then(|at| SystemTime::now().duration_since(at).ok());
+        if age.is_none_or(|age| age < HOUR) {
+            return;
+        }
+        // Best effort: a store that is only read keeps its times.
+        let _ = File::open(self.blobs.path(manifest))
+            .map(|file| futimens(file, &TimeSpec::UTIME_OMIT, &TimeSpec::UTIME_NOW));
+    }
+
+    /// Becomes the only process that pulls the image `manifest` into this store, until the lease is
     /// dropped. `waiting` is called if another one is at it, before the wait for it.
     ///
-    /// Without flock (some Lustre mounts) two may be at it, and each downloads for itself.
-    pub fn lock_image(&self, manifest: &Digest, waiting: impl FnOnce()) -> Result<File, Error> {
-        let lock = self.lock_file(&format!("{}.lock", manifest.hex()))?;
-        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
-            waiting();
-            let _ = lock.lock();
+    /// Nobody removes `pins` meanwhile, which are all that the image consists of: who removes
+    /// something has the index's lease, and looks at the pins when it has it. Once that lease was to
+    /// be had here, whoever has it next sees these pins, and what a former one removed is gone.
+    pub fn lock_image(
+        &self,
+        manifest: &Digest,
+        pins: &[&Digest],
+        waiting: impl FnOnce(),
+    ) -> Result<Lease, Error> {
+        let lease = self.lease(manifest.hex(), pins, waiting)?;
+        drop(self.lock()?);
+        Ok(lease)
+    }
+
+    /// Becomes the only writer of the index, until the lease is dropped.
+    pub fn lock(&self) -> Result<Lease, Error> {
+        self.lease("index", &[], || {})
+    }
+
+    fn lease(&self, name: &str, pins: &[&Digest], waiting: impl FnOnce()) -> Result<Lease, Error> {
+        // Not in a store that another tool has made, or an earlier release.
+        for dir in [self.partial(), self.locks()] {
+            match DirBuilder::new().mode(0o700).create(&dir) {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(Error::new("create", dir, e));
+                }
+                _ => {}
+            }
         }
-        Ok(lock)
+        Lease::claim(&self.locks().join(name), pins, Owner::own(), RULES, waiting)
     }
 
-    /// Becomes the only writer of the index, until the file is dropped.
-    fn lock(&self) -> Result<File, Error> {
-        let lock = self.lock_file("index.lock")?;
-        // Without flock two writers at the same moment can lose one name, never break the file: it
-        // is replaced whole.
-        let _ = lock.lock();
-        Ok(lock)
+    /// Where the leases are.
+    pub(super) fn locks(&self) -> PathBuf {
+        self.root.join("locks")
     }
 
-    fn lock_file(&self, name: &str) -> Result<File, Error> {
-        let path = self.root.join("partial").join(name);
-        let lock =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
-        lock.map_err(|e| Error::new("create", &path, e))
+    /// What is on its way into the store.
+    pub(super) fn partial(&self) -> PathBuf {
+        self.root.join("partial")
     }
 
-    fn read_index(&self) -> Result<Index, Error> {
+    pub(super) fn read_index(&self) -> Result<Index, Error> {
         let path = self.root.join("index.json");
         let read = || -> io::Result<Index> { Ok(serde_json::from_slice(&fs::read(&path)?)?) };
         read().map_err(|e| Error::new("read", &path, e))
     }
 
     fn write_index(&self, index: &Index) -> Result<(), Error> {
-        let bytes = serde_json::to_vec_pretty(index).expect("plain data serialises");
-        self.replace("index.json", &bytes)
+        self.draft_index(index)?.commit()?;
+        sync_dir(&self.root)
     }
 
-    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        let name = self.root.join(name);
-        Draft::create(&self.root.join("partial"), &name)?.commit_with(bytes)?;
-        sync_dir(&self.root)
+    fn draft_index(&self, index: &Index) -> Result<Draft, Error> {
+        let bytes = serde_json::to_vec_pretty(index).expect("plain data serialises");
+        self.draft("index.json", &bytes)
+    }
+
+    fn draft(&self, name: &str, bytes: &[u8]) -> Result<Draft, Error> {
+        Draft::create(&self.partial(), &self.root.join(name))?.with(bytes)
     }
 
     /// Removes what dead processes left in `partial/` and nobody will use. Best effort: nothing
     /// depends on it.
     fn sweep(&self) {
-        let Ok(entries) = fs::read_dir(self.root.join("partial")) else { return };
-        for entry in entries.flatten() {
+        lease::sweep(&self.locks(), Owner::own());
+        let entries = [self.partial(), self.locks()].map(fs::read_dir);
+        for entry in entries.into_iter().flatten().flatten().flatten() {
             let Ok(metadata) = entry.metadata() else { continue };
             let age =
                 metadata.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
@@ -196,13 +270,9 @@ impl Store {
     }
 }
 
-fn resolved(descriptor: &Descriptor) -> Option<&str> {
-    descriptor.annotations.get(RESOLVED).map(String::as_str)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
+    use std::{collections::BTreeMap, io::Write as _};
 
     use super::*;
 
@@ -267,6 +337,6 @@ mod tests {
         assert!(store.blobs().find(&absent).is_none());
         let left = fs::read_dir(dir.path().join("partial")).expect("partial").flatten();
         let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
-        assert_eq!(left, ["index.lock"], "an abandoned blob stays on disk");
+        assert!(left.is_empty(), "an abandoned blob stays on disk: {left:?}");
     }
 }

@@ -8,14 +8,16 @@
 //!   blobs/sha256/HEX      complete and verified, or absent
 //!   partial/HEX           a layer, whole and verified, whose image is not complete yet
 //!   partial/HEX.…         what has come of it; who is stopped leaves it, the next one goes on
-//!   partial/HEX.lock      flock: one puller per image
+//!   locks/HEX             lease: one puller per image, and what it needs meanwhile
+//!   locks/index           lease: one writer of the index
 //!
 //! Node: expanded images, on a tmpfs of the node
 //!   blobs/sha256/HEX      manifests and configurations of the trees
 //!   trees/HEX/            the image whose manifest has that digest: complete, or absent
 //!   trees/HEX.GID/        the same, where the first is of another group of the user's
 //!   partial/HEX/          a tree in the making; belongs to the holder of locks/HEX
-//!   locks/HEX             flock: one puller per image and node
+//!   trees/HEX/names       by which it was asked for
+//!   locks/HEX             flock: one puller per image and node; shared by who begins to use it
 //!   steps/                what the ranks of a step share (container::join)
 //!   containers/           what was written in those that stay (kept)
 //!   mnt/                  where each container's private mount namespace builds its root
@@ -27,19 +29,35 @@
 mod blobs;
 mod containers;
 mod draft;
+mod gc;
+mod index;
 mod layout;
+mod lease;
+mod list;
 mod node;
+mod owner;
 mod room;
+mod trees;
+mod usage;
 
-use std::{io, path::PathBuf};
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 pub use self::{
     blobs::Blobs,
     containers::Container,
     draft::Draft,
+    gc::{Freed, Mode, Reach},
+    index::Entry,
     layout::Store,
+    lease::Lease,
+    list::{State, Stored},
     node::{Lock, Node, Stage},
     room::{Limit, Room},
+    trees::{Removal, Tree, User},
 };
 
 /// Why the disk did not do what was asked of it.
@@ -61,6 +79,28 @@ impl Error {
         source: impl Into<io::Error>,
     ) -> Error {
         Error { op, path: path.into(), source: source.into() }
+    }
+
+    /// Whether what was asked for is not there.
+    pub fn is_absent(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+
+    /// The store or node directory that it happened in.
+    pub fn place(&self) -> &Path {
+        const FOLDERS: [&str; 4] = ["partial", "blobs", "locks", "trees"];
+        let is_folder = |path: &&Path| FOLDERS.iter().any(|folder| path.ends_with(folder));
+        let inner = self.path.ancestors().filter(is_folder).last();
+        inner.and_then(Path::parent).unwrap_or(&self.path)
+    }
+
+    /// Where the file system is mounted that it happened on.
+    pub fn mount_point(&self) -> PathBuf {
+        let device = |path: &Path| fs::metadata(path).map(|file| file.dev()).ok();
+        let place = fs::canonicalize(self.place()).unwrap_or_else(|_| self.place().to_owned());
+        let own = device(&place);
+        let same = place.ancestors().take_while(|path| device(path) == own);
+        same.last().unwrap_or(&place).to_owned()
     }
 
     /// Whether space or a quota ran out.

@@ -13,7 +13,7 @@ use std::{
 use nix::sys::statvfs::statvfs;
 
 use super::{Blobs, Error, Room, draft::is_being_written};
-use crate::{digest::Digest, layer};
+use crate::{digest::Digest, image::Hold, layer};
 
 /// The image's root, in its tree. A folder of its own, since an image's root may forbid writing,
 /// and a directory that its owner cannot write to cannot be moved.
@@ -69,6 +69,14 @@ impl Node {
         Ok(Node { root: root.to_owned(), blobs: Blobs::at(root) })
     }
 
+    /// Opens the node directory, if there is one.
+    pub fn existing(root: &Path) -> Result<Option<Node>, Error> {
+        match fs::symlink_metadata(root) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            _ => Node::open(root).map(Some),
+        }
+    }
+
     /// The directory itself.
     pub fn path(&self) -> &Path {
         &self.root
@@ -87,7 +95,7 @@ impl Node {
 
     /// One for each group that the user works under (newgrp, sbatch --gid): a user namespace knows
     /// one group, and of another one's tree the overlay can copy nothing up (EOVERFLOW).
-    fn tree_dir(&self, manifest: &Digest) -> PathBuf {
+    pub(super) fn tree_dir(&self, manifest: &Digest) -> PathBuf {
         let (path, gid) = (self.root.join("trees").join(manifest.hex()), nix::unistd::getegid());
         match fs::symlink_metadata(&path) {
             Ok(other) if other.gid() != gid.as_raw() => path.with_extension(gid.to_string()),
@@ -123,6 +131,24 @@ impl Node {
         Ok(Lock { _file: file, manifest: manifest.clone() })
     }
 
+    /// The expanded image whose manifest has this digest, if it is here, and what keeps it here.
+    /// Waits for who is about to remove it.
+    pub fn hold(&self, manifest: &Digest) -> Result<Option<(PathBuf, Hold)>, Error> {
+        let file = self.lock_file(manifest)?;
+        file.lock_shared().map_err(|e| Error::new("lock", self.lock_path(manifest), e))?;
+        Ok(self.tree(manifest).map(|tree| (tree, Hold::from(file))))
+    }
+
+    /// Becomes the one process that has to do with the image, unless there is another one.
+    pub(super) fn try_lock(&self, manifest: &Digest) -> Result<Option<Lock>, Error> {
+        let file = self.lock_file(manifest)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Lock { _file: file, manifest: manifest.clone() })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(Error::new("lock", self.lock_path(manifest), e)),
+        }
+    }
+
     /// Begins to make a tree.
     pub fn stage(&self, lock: &Lock) -> Result<Stage, Error> {
         self.sweep(Some(&lock.manifest));
@@ -143,7 +169,7 @@ impl Node {
 
     /// Removes what dead processes left in `partial/`: memory, here. `except` is being made.
     /// Best effort: nothing depends on it.
-    fn sweep(&self, except: Option<&Digest>) {
+    pub(super) fn sweep(&self, except: Option<&Digest>) {
         let Ok(entries) = fs::read_dir(self.root.join("partial")) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name();

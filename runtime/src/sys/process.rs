@@ -1,4 +1,5 @@
-//! How a process begins and ends, and what it inherits without wanting it.
+//! How a process begins and ends, what it inherits without wanting it, and what tells it from the next
+//! of its number.
 
 use std::{
     fs, io, process,
@@ -120,4 +121,11 @@ pub fn end_by(number: Signal) -> ! {
     let _ = raise(number);
     // It is one that ends nobody: as a shell says it.
     process::exit(128 + number as i32)
+}
+
+/// When a process started, in ticks since boot (proc_pid_stat(5), field 22).
+pub fn start_time(pid: Pid) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the name of the program, in parentheses and of any content.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
