@@ -109,6 +109,8 @@ impl Node {
             }
         }
         known.push(name);
+        // Who was killed in the middle of this has left a file that no making of a tree comes across.
+        self.sweep(None);
         let _ = self.write_names(&tree, &known);
     }
 
