@@ -11,6 +11,7 @@ mod doctor;
 mod environment;
 mod flags;
 mod images;
+mod import;
 mod inspect;
 mod launch;
 mod login;
@@ -42,6 +43,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Pull(pull::Arguments),
+    Import(import::Arguments),
     Run(run::Arguments),
     Render(render::Arguments),
     Images(images::Arguments),
@@ -80,6 +82,7 @@ pub fn main() -> ExitCode {
     });
     let result = match arguments.verb {
         Verb::Pull(arguments) => pull::run(&arguments),
+        Verb::Import(arguments) => import::run(&arguments),
         Verb::Run(arguments) => run::run(&arguments),
         Verb::Render(arguments) => render::run(&arguments),
         Verb::Images(arguments) => images::run(&arguments),

@@ -37,13 +37,23 @@ pub(crate) struct Arguments {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum To {
+pub(crate) enum To {
     /// Your image store, an OCI image layout
     Store,
     /// This node, expanded and ready to run
     Node,
     /// Both, in one pass
     Both,
+}
+
+impl From<To> for pull::To {
+    fn from(to: To) -> pull::To {
+        match to {
+            To::Store => pull::To::Store,
+            To::Node => pull::To::Node,
+            To::Both => pull::To::Both,
+        }
+    }
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
@@ -58,24 +68,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
 
 fn pull(arguments: &Arguments) -> Result<(), Report> {
     let reference: Reference = arguments.reference.parse().map_err(|e| Report::from(&e))?;
-    let platform = match &arguments.platform {
-        Some(text) => Platform::parse(text).ok_or_else(|| {
-            Report::usage(
-                &format!("platform {text:?}: not understood"),
-                "write OS/ARCHITECTURE[/VARIANT]",
-            )
-        })?,
-        None => Platform::host(),
-    };
+    let platform = platform(arguments.platform.as_deref())?;
     let mut config = Config::load().map_err(|e| Report::from(&e))?;
     if arguments.login || arguments.who.is_given() {
         config.login = Some(arguments.who.ask(reference.registry())?);
     }
-    let to = match arguments.to {
-        To::Store => pull::To::Store,
-        To::Node => pull::To::Node,
-        To::Both => pull::To::Both,
-    };
+    let to = arguments.to.into();
     let style = match arguments {
         Arguments { json: true, .. } => Style::Json,
         Arguments { quiet: true, .. } => Style::Quiet,
@@ -86,4 +84,15 @@ fn pull(arguments: &Arguments) -> Result<(), Report> {
         .map_err(|e| Report::from(&e).during(format_args!("pull {reference}")))?;
     progress.finish(&pulled);
     Ok(())
+}
+
+/// The machine that an image is to be for: this one, if none is named.
+pub(crate) fn platform(text: Option<&str>) -> Result<Platform, Report> {
+    let Some(text) = text else { return Ok(Platform::host()) };
+    Platform::parse(text).ok_or_else(|| {
+        Report::usage(
+            &format!("platform {text:?}: not understood"),
+            "write OS/ARCHITECTURE[/VARIANT]",
+        )
+    })
 }

@@ -41,6 +41,7 @@
 //! | [`store`] | what lies where on disk, locks, atomic commit |
 //! | [`pull`] | all of it: name → [`Image`] |
 //! | [`repository`] | what images there are; removing them |
+//! | [`mod@import`] | files, archives and directories → the store |
 //!
 //! | the kernel half | |
 //! |---|---|
@@ -58,6 +59,8 @@ pub mod environment;
 pub mod environment_file;
 pub mod host;
 pub mod image;
+#[cfg(feature = "pull")]
+pub mod import;
 pub mod kept;
 #[cfg(feature = "pull")]
 pub mod layer;

@@ -334,12 +334,75 @@ impl From<&crate::pull::Error> for Report {
                 // As a shell reports it: 128 and the signal's number.
                 Report::line(&chain(error), "", 128u8.wrapping_add(*signal as u8))
             }
+            Error::Content { .. } => Report::runtime(error, "make the archive again"),
             Error::Document(_)
             | Error::Layer { .. }
+            | Error::Nowhere
             | Error::Cancelled
             | Error::Full
             | Error::Threads(_) => Report::runtime(error, ""),
         }
+    }
+}
+
+#[cfg(feature = "pull")]
+impl From<&crate::import::Error> for Report {
+    fn from(error: &crate::import::Error) -> Report {
+        use crate::{
+            import::{Error, Foreign},
+            layer, oci, pull,
+        };
+        const AGAIN: &str = "make the archive again, or copy it again";
+        let remedy = match error {
+            Error::Foreign { what, .. } => match what {
+                Foreign::Dockerfile => {
+                    "build it (podman build), and import what `podman save` writes"
+                }
+                Foreign::Sif => "unpack it (apptainer build --sandbox DIR FILE), and import DIR",
+                Foreign::Bundle => "import its rootfs/",
+                Foreign::SkopeoDir => "copy it to an OCI archive (skopeo copy dir:… oci-archive:…)",
+                Foreign::Unpacked => "import the archive itself",
+                Foreign::Zip | Foreign::Disk | Foreign::Program | Foreign::Unknown => {
+                    "import what docker, podman or skopeo have saved, a tar archive or a \
+                     directory of a root file system, or a squashfs"
+                }
+                Foreign::Empty => "",
+            },
+            Error::HasConfig { .. } => {
+                let remedy = "leave --env, --workdir, --entrypoint and --cmd out";
+                return Report { exit: EXIT_USAGE, ..Report::runtime(error, remedy) };
+            }
+            Error::Several { .. } | Error::NoSuchName { .. } => "name one of them: FILE:NAME",
+            Error::NoProgram { source, package, .. } => {
+                return match source.kind() {
+                    io::ErrorKind::NotFound => {
+                        Report::runtime(error, &format!("install {package}"))
+                    }
+                    _ => Report::runtime(error, ""),
+                };
+            }
+            Error::System { source, .. } if crate::sys::is_full(source) => {
+                "free memory there, or set SHIFTER_NODE_DIR to another place"
+            }
+            Error::Document { source: oci::Error::NoPlatform { .. }, .. } => {
+                "choose another with --platform, or an image that is built for this machine"
+            }
+            Error::Missing { .. }
+            | Error::Damaged { .. }
+            | Error::Inflate { .. }
+            | Error::Archive { source: layer::Error::Malformed { .. }, .. }
+            | Error::Pull(
+                pull::Error::DiffId { .. }
+                | pull::Error::Inflate { .. }
+                | pull::Error::Layer { source: layer::Error::Malformed { .. }, .. },
+            ) => AGAIN,
+            Error::Pull(error) => return error.into(),
+            Error::System { .. }
+            | Error::Program { .. }
+            | Error::Archive { .. }
+            | Error::Document { .. } => "",
+        };
+        Report::runtime(error, remedy)
     }
 }
 

@@ -48,7 +48,7 @@ fn assert_does_not_name(modules: &[&str], forbidden: &[&str]) {
     }
 }
 
-const NETWORK: [&str; 5] = ["registry", "pull", "layer", "store", "repository"];
+const NETWORK: [&str; 6] = ["registry", "pull", "layer", "store", "import", "repository"];
 const KERNEL: [&str; 3] = ["container", "environment", "host"];
 
 #[test]

@@ -1,4 +1,4 @@
-//! A pull as it happens: bars on a terminal, else lines, or JSON.
+//! A pull, or an import, as it happens: bars on a terminal, else lines, or JSON.
 
 use std::{
     env,
@@ -9,6 +9,7 @@ use std::{
 use runtime::{
     Reference,
     pull::{Event, Layer, Pulled, Span, Summary, bytes},
+    report::printable,
 };
 use serde_json::{Value, json};
 use terminal_size::{Height, Width, terminal_size_of};
@@ -47,9 +48,49 @@ impl Style {
     }
 }
 
+/// What is going on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Pull,
+    Import,
+}
+
+impl Verb {
+    fn going_on(self) -> &'static str {
+        match self {
+            Verb::Pull => "pulling",
+            Verb::Import => "importing",
+        }
+    }
+
+    fn done(self) -> &'static str {
+        match self {
+            Verb::Pull => "pulled",
+            Verb::Import => "imported",
+        }
+    }
+
+    /// What the first stage of a layer is.
+    fn first_stage(self) -> &'static str {
+        match self {
+            Verb::Pull => "download",
+            Verb::Import => "read",
+        }
+    }
+
+    /// Where layers come from that were not in the store.
+    fn from(self) -> &'static str {
+        match self {
+            Verb::Pull => "registry",
+            Verb::Import => "file",
+        }
+    }
+}
+
 /// Tells of one pull.
 #[derive(Debug)]
 pub(crate) struct Progress<'a> {
+    verb: Verb,
     reference: &'a Reference,
     style: Style,
     /// As much of the image's digest as people compare.
@@ -69,6 +110,7 @@ impl<'a> Progress<'a> {
     pub(crate) fn new(reference: &'a Reference, style: Style) -> Progress<'a> {
         let now = Instant::now();
         Progress {
+            verb: Verb::Pull,
             reference,
             style,
             digest: String::new(),
@@ -80,6 +122,13 @@ impl<'a> Progress<'a> {
             total: 0,
             summary: None,
         }
+    }
+
+    /// The same for an import.
+    pub(crate) fn of_import(reference: &'a Reference, style: Style) -> Progress<'a> {
+        let mut progress = Progress::new(reference, style);
+        progress.verb = Verb::Import;
+        progress
     }
 
     /// Takes what [`runtime::pull`] tells.
@@ -119,6 +168,9 @@ impl<'a> Progress<'a> {
 
     fn tell_program(&self, event: &Event<'_>) {
         let line = match event {
+            Event::Reading { what, bytes } => {
+                json!({"event": "reading", "file": what, "bytes": bytes})
+            }
             Event::Waiting => json!({"event": "waiting"}),
             Event::Begin { digest, layers, bytes } => json!({
                 "event": "begin",
@@ -131,7 +183,7 @@ impl<'a> Progress<'a> {
                 json!({"event": "progress", "bytes": bytes, "seconds": seconds(self.began.elapsed())})
             }
             Event::Trouble(trouble) => json!({"event": "trouble", "message": trouble}),
-            Event::Layer(layer) => layer_line(layer),
+            Event::Layer(layer) => layer_line(layer, self.verb.from()),
             // With the image's name, in the end.
             Event::End(_) => return,
         };
@@ -139,15 +191,26 @@ impl<'a> Progress<'a> {
     }
 
     fn tell_person(&mut self, event: &Event<'_>) {
+        let going_on = self.verb.going_on();
         match event {
+            Event::Reading { what, bytes: read } => {
+                let line = format!("reading {}: {}", printable(what), bytes(*read));
+                if self.style == Style::Bars {
+                    let width = terminal_size_of(std::io::stderr()).map_or(80, |(Width(w), _)| w);
+                    self.draw(&[line.chars().take(usize::from(width).saturating_sub(1)).collect()]);
+                } else if self.reminded.elapsed() >= REMINDER {
+                    self.reminded = Instant::now();
+                    self.say(&line);
+                }
+            }
             Event::Waiting => {
-                let text = "waiting for another process that is pulling";
+                let text = format!("waiting for another process that is {going_on}");
                 self.say(&format!("{text} {}", self.reference));
             }
             Event::Begin { layers, bytes: total, .. } => {
                 let plural = if *layers == 1 { "" } else { "s" };
                 let what = format!("{layers} layer{plural}, {}", bytes(*total));
-                self.say(&format!("pulling {}: {what}", self.reference));
+                self.say(&format!("{going_on} {}: {what}", self.reference));
             }
             Event::Progress { bytes: done, layers } => {
                 self.measure(*done);
@@ -161,14 +224,15 @@ impl<'a> Progress<'a> {
                     self.reminded = Instant::now();
                     let how_far = format!("{} of {}", bytes(*done), bytes(self.total));
                     let rate = bytes(rate as u64);
-                    self.say(&format!("pulling {}: {how_far}, {rate}/s", self.reference));
+                    self.say(&format!("{going_on} {}: {how_far}, {rate}/s", self.reference));
                 }
             }
-            Event::Trouble(trouble) => self.say(trouble),
+            Event::Trouble(trouble) => self.say(&printable(trouble)),
             Event::Layer(_) => {}
             Event::End(summary) => {
-                let (account, digest) = (account(summary), &self.digest);
-                self.say(&format!("pulled {}: {account}; sha256:{digest}", self.reference));
+                let (account, digest) = (account(summary, self.verb), &self.digest);
+                let done = self.verb.done();
+                self.say(&format!("{done} {}: {account}; sha256:{digest}", self.reference));
             }
         }
     }
@@ -227,16 +291,17 @@ impl Drop for Progress<'_> {
 }
 
 /// `379 MB in 1.4 s (271 MB/s); download 0.3 s, inflate 1.6 s, write 0.7 s, merge 0.0 s`
-fn account(summary: &Summary) -> String {
+fn account(summary: &Summary, verb: Verb) -> String {
     let total = summary.total.as_secs_f64();
     let rate = bytes((summary.bytes as f64 / total.max(1e-3)) as u64);
     let mut text = format!("{} in {total:.1} s ({rate}/s)", bytes(summary.bytes));
     let stored = summary.bytes - summary.fetched.min(summary.bytes);
-    if stored > 0 {
+    // What an import has packed itself, it reads from there.
+    if stored > 0 && verb == Verb::Pull {
         text += &format!(", {} of it from the store", bytes(stored));
     }
     let stages = [
-        ("download", summary.download),
+        (verb.first_stage(), summary.download),
         ("inflate", summary.inflate),
         ("write", summary.write),
         ("merge", summary.merge),
@@ -254,8 +319,8 @@ fn left_out(summary: &Summary) -> String {
     if parts.is_empty() { String::new() } else { format!("; left out: {}", parts.join(", ")) }
 }
 
-fn layer_line(layer: &Layer) -> Value {
-    let from = if layer.fetched > 0 || layer.bytes == 0 { "registry" } else { "store" };
+fn layer_line(layer: &Layer, elsewhere: &str) -> Value {
+    let from = if layer.fetched > 0 || layer.bytes == 0 { elsewhere } else { "store" };
     let mut line = json!({
         "event": "layer",
         "number": layer.number,

@@ -70,6 +70,7 @@
 #![forbid(unsafe_code)]
 
 mod expand;
+mod list;
 mod measure;
 mod merge;
 mod name;
@@ -86,6 +87,7 @@ use std::{io, ops::AddAssign};
 use nix::errno::Errno;
 
 pub use expand::{Expanded, expand};
+pub(crate) use list::{Item, list};
 pub use measure::measure_tree;
 pub use merge::Tree;
 pub use name::Name;

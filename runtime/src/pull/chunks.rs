@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Error,
+    Error, Extent,
     event::{self, Span, Stopwatch},
     layers::Shared,
     stream::{BUFFER, BUFFERS, Job, Source},
@@ -42,6 +42,8 @@ enum From {
     /// What an earlier pull has left; the registry has the rest. So many bytes of it were read.
     Begun(Hasher, u64),
     Store(PathBuf, File, Hasher),
+    /// A part of a file of the user's.
+    File(Extent, io::Take<File>, Hasher),
 }
 
 /// What a download hands over.
@@ -58,7 +60,7 @@ impl<'a> Chunks<'a> {
         let keep = job.keep.map(|blobs| match &job.source {
             Source::Registry(..) => blobs.writer(job.layer),
             // It is here whole, in another store.
-            Source::Store(_) => blobs.copier(job.layer),
+            Source::Store(_) | Source::File(_) => blobs.copier(job.layer),
         });
         let keep = keep.transpose()?;
         let from = match &job.source {
@@ -66,6 +68,7 @@ impl<'a> Chunks<'a> {
                 let file = File::open(path).map_err(|e| store::Error::new("open", path, e))?;
                 From::Store(path.clone(), file, Hasher::new())
             }
+            Source::File(extent) => From::File(extent.clone(), extent.open()?, Hasher::new()),
             Source::Registry(..) => match &keep {
                 Some(keep) if keep.begun() > 0 => From::Begun(Hasher::new(), 0),
                 _ => From::Registry(fetch(job, shared, Hasher::new(), 0)),
@@ -120,6 +123,7 @@ impl<'a> Chunks<'a> {
                 None => self.receive(),
             },
             From::Store(..) => self.own_work(Chunks::read_stored),
+            From::File(..) => self.own_work(Chunks::read_file),
         }
     }
 
@@ -204,6 +208,27 @@ impl<'a> Chunks<'a> {
         if got != self.job.layer.digest {
             self.keep = None;
             return Err(Error::StoredBlob { path: path.clone(), got });
+        }
+        Ok(None)
+    }
+}
+
+impl Chunks<'_> {
+    fn read_file(&mut self) -> Result<Option<Bytes>, Error> {
+        let From::File(extent, file, hasher) = &mut self.from else { return Ok(None) };
+        let chunk = read_some(file, u64::MAX);
+        let chunk = chunk.map_err(|error| store::Error::new("read", &extent.path, error))?;
+        if !chunk.is_empty() {
+            hasher.update(&chunk);
+            self.fetched += chunk.len() as u64;
+            self.keep(&chunk)?;
+            return Ok(Some(chunk));
+        }
+        let got = std::mem::take(hasher).finish();
+        if got != self.job.layer.digest {
+            let (digest, path) = (self.job.layer.digest.clone(), extent.path.clone());
+            self.keep = None;
+            return Err(Error::Content { digest, path, got });
         }
         Ok(None)
     }

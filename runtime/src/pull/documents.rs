@@ -13,15 +13,16 @@ use crate::{
 const MAX_NESTING: usize = 4;
 
 /// What describes one image, verified.
-pub(super) struct Documents {
+#[derive(Debug)]
+pub(crate) struct Documents {
     /// What the name stood for: the digest of an index or of the manifest itself.
-    pub(super) resolved: Digest,
+    pub(crate) resolved: Digest,
     /// The digest of the manifest.
-    pub(super) digest: Digest,
-    pub(super) manifest: Manifest,
-    pub(super) config: ImageConfig,
+    pub(crate) digest: Digest,
+    pub(crate) manifest: Manifest,
+    pub(crate) config: ImageConfig,
     /// All of them as they came: indexes, manifest, configuration.
-    pub(super) raw: Vec<(Digest, Vec<u8>)>,
+    pub(crate) raw: Vec<(Digest, Vec<u8>)>,
 }
 
 impl Documents {
@@ -44,20 +45,29 @@ impl Documents {
     }
 }
 
-/// Reads the documents, from `local` where they are there, else from the registry.
+/// Where a document may lie on this machine.
+pub(crate) type Here<'a> = dyn Fn(&Digest) -> Result<Option<Vec<u8>>, Error> + 'a;
+
+/// Looks for documents in stores, one after the other.
+pub(super) fn found_in<'a>(
+    local: &'a [&'a Blobs],
+) -> impl Fn(&Digest) -> Result<Option<Vec<u8>>, Error> + 'a {
+    |digest| Ok(local.iter().find_map(|blobs| blobs.document(digest)))
+}
+
+/// Reads the documents, from `here` where they are there, else from the registry.
 pub(super) fn find(
     resolved: Digest,
-    local: &[&Blobs],
+    here: &Here<'_>,
     platform: &Platform,
     remote: &Remote<'_>,
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Documents, Error> {
-    let here = |digest: &Digest| local.iter().find_map(|blobs| blobs.document(digest));
     let mut raw = Vec::new();
     let mut digest = resolved.clone();
     let mut expected_size = None;
     for _ in 0..MAX_NESTING {
-        let (bytes, content_type) = match here(&digest) {
+        let (bytes, content_type) = match here(&digest)? {
             Some(bytes) => (bytes, None),
             None => {
                 let connected = remote.get()?;
@@ -79,7 +89,7 @@ pub(super) fn find(
                 expected_size = Some(chosen.size);
             }
             Document::Manifest(manifest) => {
-                let bytes = match here(&manifest.config.digest) {
+                let bytes = match here(&manifest.config.digest)? {
                     Some(bytes) => bytes,
                     None => {
                         let connected = remote.get()?;

@@ -10,6 +10,14 @@ use crate::{digest::Digest, layer};
 /// Something that happened, told as it happens.
 #[derive(Debug)]
 pub enum Event<'a> {
+    /// A file or directory is being looked through, before it is known what there is to bring;
+    /// several times a second.
+    Reading {
+        /// Which.
+        what: &'a str,
+        /// Bytes read so far.
+        bytes: u64,
+    },
     /// Another process is making the same image, and is waited for.
     Waiting,
     /// The layers begin.
@@ -58,7 +66,7 @@ pub struct Layer {
     pub digest: Digest,
     /// Its compressed size in bytes.
     pub bytes: u64,
-    /// How many of these came from a registry; the rest was in the store.
+    /// How many of these came from a registry, or from a file; the rest was in the store.
     pub fetched: u64,
     /// When it began, since [`Event::Begin`].
     pub start: Duration,
@@ -85,7 +93,7 @@ pub struct Span {
 pub struct Summary {
     /// Compressed bytes of the layers.
     pub bytes: u64,
-    /// How many of these came from a registry.
+    /// How many of these came from a registry, or from files.
     pub fetched: u64,
     /// From [`Event::Begin`] to the end.
     pub total: Duration,

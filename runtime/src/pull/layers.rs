@@ -113,6 +113,8 @@ impl Pull<'_> {
             let shared = || self.shared().find_map(|store| store.blobs().find(layer));
             let (source, keep) = if let Some(path) = own {
                 (Source::Store(path), None)
+            } else if let Some(extent) = self.files.get(&layer.digest) {
+                (Source::File(extent.clone()), kept)
             } else if let Some(path) = shared() {
                 (Source::Store(path), kept)
             } else {
@@ -122,11 +124,21 @@ impl Pull<'_> {
             };
             let diff_id = &documents.config.rootfs.diff_ids[number];
             // An uncompressed layer is its own content, whose digest is checked already.
-            let check = self.config.check_diff_ids && *diff_id != layer.digest;
+            let check = self.check_diff_ids && *diff_id != layer.digest;
             let diff_id = check.then_some(diff_id);
             let limits = limits(layer.size, self.config.max_expansion);
-            let meter = Meter::default();
-            jobs.push(Job { number, layer, diff_id, source, keep, stage, limits, meter });
+            let (meter, look_into) = (Meter::default(), self.check_archives);
+            jobs.push(Job {
+                number,
+                layer,
+                diff_id,
+                source,
+                keep,
+                stage,
+                look_into,
+                limits,
+                meter,
+            });
         }
         jobs.sort_by_key(|job| std::cmp::Reverse(job.layer.size));
         Ok(jobs)
@@ -134,7 +146,7 @@ impl Pull<'_> {
 }
 
 /// What a layer of so many compressed bytes may hold (SECURITY R9).
-fn limits(size: u64, max_expansion: u64) -> Limits {
+pub(crate) fn limits(size: u64, max_expansion: u64) -> Limits {
     let limits = Limits::default();
     match max_expansion {
         0 => limits,

@@ -19,9 +19,11 @@ mod gzip {
     pub(super) type Reader<R> = flate2::bufread::MultiGzDecoder<R>;
 }
 mod layers;
+mod local;
 mod stream;
 
 use std::{
+    collections::HashMap,
     fs,
     path::{Path, PathBuf},
     thread,
@@ -29,7 +31,13 @@ use std::{
 };
 
 pub use self::event::{Event, Flight, Layer, Span, Summary};
-use self::{documents::Documents, event::Troubles};
+pub(crate) use self::{
+    documents::Documents,
+    layers::limits,
+    local::{Extent, Local, bring},
+    stream::decoder,
+};
+use self::{documents::found_in, event::Troubles};
 use crate::{
     config::Config,
     digest::Digest,
@@ -107,6 +115,19 @@ pub enum Error {
         /// The digest of what is there.
         got: Digest,
     },
+    /// A layer in a file is not what its name says.
+    #[error("layer {digest} in {}: damaged: its content has digest {got}", path.display())]
+    Content {
+        /// Which.
+        digest: Digest,
+        /// The file that it was read from.
+        path: PathBuf,
+        /// The digest of what is there.
+        got: Digest,
+    },
+    /// There is no registry that could have what the file lacks.
+    #[error("the image is not complete")]
+    Nowhere,
     /// A layer whose content is not what the configuration says.
     #[error("layer {digest}: uncompressed content: expected {expected}, got {got}")]
     DiffId {
@@ -216,8 +237,8 @@ pub fn pull(
         To::Store => None,
         To::Node | To::Both => Some(Node::open(&config.node_dir)?),
     };
-    let remote = Remote::new(reference, config);
-    let mut pull = Pull::new(reference, config, &remote, store, node);
+    let remote = Remote::new(Some(reference), config);
+    let mut pull = Pull::new(config, &remote, store, node);
     pull.keep = to != To::Node;
     let documents = pull.documents(None, platform, tell)?;
     let unchanged = pull.bring(&documents, tell)?;
@@ -232,9 +253,9 @@ pub fn ensure(
     config: &Config,
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Image, Error> {
-    let remote = Remote::new(reference, config);
+    let remote = Remote::new(Some(reference), config);
     let (store, node) = (Store::open(&config.store), Node::open(&config.node_dir)?);
-    let pull = Pull::new(reference, config, &remote, store, Some(node));
+    let pull = Pull::new(config, &remote, store, Some(node));
     let known = pull.known()?;
     let documents = pull.documents(known, &Platform::host(), tell)?;
     let node = pull.node.as_ref().expect("opened above");
@@ -254,7 +275,8 @@ pub fn ensure(
 /// The registry of the image, connected when it is first needed: an image that is here costs
 /// neither threads nor a connection.
 struct Remote<'a> {
-    reference: &'a Reference,
+    /// None: the image is in files, and no registry has it.
+    reference: Option<&'a Reference>,
     config: &'a Config,
     connected: std::cell::OnceCell<Connected>,
     /// What the network has to tell.
@@ -267,7 +289,7 @@ struct Connected {
 }
 
 impl<'a> Remote<'a> {
-    fn new(reference: &'a Reference, config: &'a Config) -> Remote<'a> {
+    fn new(reference: Option<&'a Reference>, config: &'a Config) -> Remote<'a> {
         let (connected, troubles) = (std::cell::OnceCell::new(), Troubles::default());
         Remote { reference, config, connected, troubles }
     }
@@ -276,6 +298,7 @@ impl<'a> Remote<'a> {
         if let Some(connected) = self.connected.get() {
             return Ok(connected);
         }
+        let reference = self.reference.ok_or(Error::Nowhere)?;
         let executor = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(cores().min(4))
             .enable_all()
@@ -283,7 +306,7 @@ impl<'a> Remote<'a> {
             .map_err(Error::Threads)?;
         let troubles = self.troubles.clone();
         let tell = std::sync::Arc::new(move |trouble: &str| troubles.add(trouble.to_owned()));
-        let registry = registry::Registry::connect(self.reference, self.config).telling(tell);
+        let registry = registry::Registry::connect(reference, self.config).telling(tell);
         Ok(self.connected.get_or_init(|| Connected { executor, registry: registry.into() }))
     }
 
@@ -312,7 +335,8 @@ fn cores() -> usize {
 }
 
 struct Pull<'a> {
-    reference: &'a Reference,
+    /// The name that the image has in the stores, if any.
+    reference: Option<&'a Reference>,
     config: &'a Config,
     remote: &'a Remote<'a>,
     store: Option<Store>,
@@ -323,19 +347,35 @@ struct Pull<'a> {
     node: Option<Node>,
     /// Whether layers are also written to the store.
     keep: bool,
+    /// Layers that lie in files of the user's.
+    files: HashMap<Digest, Extent>,
+    /// Whether the content of layers is held against the configuration.
+    check_diff_ids: bool,
+    /// Whether layers are read as archives even where they are only stored.
+    check_archives: bool,
 }
 
 impl<'a> Pull<'a> {
     fn new(
-        reference: &'a Reference,
         config: &'a Config,
         remote: &'a Remote<'a>,
         store: Option<Store>,
         node: Option<Node>,
     ) -> Pull<'a> {
         let shared = config.shared_stores.iter().filter_map(|path| Store::open(path)).collect();
-        let distrusted = std::cell::Cell::new(false);
-        Pull { reference, config, remote, store, shared, distrusted, node, keep: false }
+        Pull {
+            reference: remote.reference,
+            config,
+            remote,
+            store,
+            shared,
+            distrusted: std::cell::Cell::new(false),
+            node,
+            keep: false,
+            files: HashMap::new(),
+            check_diff_ids: config.check_diff_ids,
+            check_archives: false,
+        }
     }
 
     /// The site's stores.
@@ -345,8 +385,9 @@ impl<'a> Pull<'a> {
 
     /// What the stores have under the name: the site's first.
     fn known(&self) -> Result<Option<Digest>, Error> {
+        let Some(reference) = self.reference else { return Ok(None) };
         for store in self.shared() {
-            match store.find(self.reference) {
+            match store.find(reference) {
                 Ok(None) => {}
                 Ok(found) => return Ok(found),
                 // The site's trouble need not be the user's.
@@ -354,7 +395,7 @@ impl<'a> Pull<'a> {
             }
         }
         match &self.store {
-            Some(store) => Ok(store.find(self.reference)?),
+            Some(store) => Ok(store.find(reference)?),
             None => Ok(None),
         }
     }
@@ -367,12 +408,13 @@ impl<'a> Pull<'a> {
         platform: &Platform,
         tell: &mut dyn FnMut(Event<'_>),
     ) -> Result<Documents, Error> {
-        let pinned = || self.reference.digest().cloned();
+        let pinned = || self.reference.and_then(Reference::digest).cloned();
         let resolved = match known.or_else(pinned) {
             Some(digest) => digest,
             None => {
                 let connected = self.remote.get()?;
-                let tag = self.reference.tag().expect("a name has a tag or a digest");
+                let tag = self.reference.and_then(Reference::tag);
+                let tag = tag.expect("a name has a tag or a digest");
                 self.remote.wait(connected, connected.registry.resolve(tag), tell)?
             }
         };
@@ -380,11 +422,11 @@ impl<'a> Pull<'a> {
         let local: Vec<_> = stores.chain(self.node.iter().map(Node::blobs)).collect();
         let is_here = |digest: &Digest| local.iter().any(|blobs| blobs.document(digest).is_some());
         let Some(node) = self.node.as_ref().filter(|_| !is_here(&resolved)) else {
-            return documents::find(resolved, &local, platform, self.remote, tell);
+            return documents::find(resolved, &found_in(&local), platform, self.remote, tell);
         };
         // One process asks for all that are at it on this node.
         let _lock = node.lock(&resolved, || tell(Event::Waiting)).map_err(Error::Node)?;
-        let documents = documents::find(resolved, &local, platform, self.remote, tell)?;
+        let documents = documents::find(resolved, &found_in(&local), platform, self.remote, tell)?;
         for (digest, document) in &documents.raw {
             let put = node.blobs().put_document(digest, document);
             put.map_err(|error| no_files(Error::Node(error), node))?;
@@ -450,7 +492,8 @@ impl<'a> Pull<'a> {
     fn kept(&self, documents: &Documents) -> Option<&Store> {
         let has = |store: &Store| {
             let blobs = store.blobs();
-            matches!(store.find(self.reference), Ok(Some(digest)) if digest == documents.digest)
+            let named = self.reference.map(|reference| store.find(reference));
+            matches!(named, Some(Ok(Some(digest))) if digest == documents.digest)
                 && documents.manifest.layers.iter().all(|layer| blobs.find(layer).is_some())
         };
         self.store.as_ref().filter(|_| self.keep && !self.shared().any(has))
@@ -500,7 +543,7 @@ impl<'a> Pull<'a> {
             _ => Ok(()),
         };
         if let (Err(error), Some(store)) = (&brought, kept)
-            && !error.may_pass()
+            && !(error.may_pass() && self.files.is_empty())
         {
             store.blobs().forget(&documents.manifest.layers);
         }
@@ -545,10 +588,12 @@ impl<'a> Pull<'a> {
     /// Names the image in the store, whose layers are all there by now. Returns false if one of them
     /// is not any more.
     fn tag(&self, documents: &Documents) -> Result<bool, Error> {
-        let Some(store) = self.kept(documents) else { return Ok(true) };
+        let (Some(store), Some(reference)) = (self.kept(documents), self.reference) else {
+            return Ok(true);
+        };
         let (manifest, blobs) = (documents.descriptor(), store.blobs());
         let layers = &documents.manifest.layers;
-        if store.has(self.reference, &manifest, &documents.resolved)?
+        if store.has(reference, &manifest, &documents.resolved)?
             && layers.iter().all(|layer| blobs.is_published(layer))
             && documents.raw.iter().all(|(digest, _)| blobs.document(digest).is_some())
         {
@@ -558,15 +603,16 @@ impl<'a> Pull<'a> {
         // As above: a wait that any signal may end, then one that must not be cut short.
         let lease = store.lock()?;
         let caught = Caught::install();
-        let admitted = store.admit(lease, self.reference, &manifest, resolved, raw, layers)?;
+        let admitted = store.admit(lease, reference, &manifest, resolved, raw, layers)?;
         caught.signal().map_or(Ok(admitted), |signal| Err(Error::Interrupted(signal)))
     }
 
     /// Takes note that the image is used, and by which name.
     fn note(&self, documents: &Documents) {
         if let Some(node) = self.node.as_ref().filter(|node| node.tree(&documents.digest).is_some())
+            && let Some(reference) = self.reference
         {
-            node.note(&documents.digest, self.reference);
+            node.note(&documents.digest, reference);
         }
         if let Some(store) = &self.store {
             store.touch(&documents.digest);

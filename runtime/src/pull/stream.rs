@@ -24,7 +24,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Error,
+    Error, Extent,
     chunks::Chunks,
     event::{self, Stopwatch},
     gzip,
@@ -60,6 +60,8 @@ pub(super) struct Job<'a> {
     pub(super) keep: Option<&'a Blobs>,
     /// Where the files go, if they are wanted.
     pub(super) stage: Option<&'a Stage>,
+    /// Whether it is read as an archive even if they are not.
+    pub(super) look_into: bool,
     pub(super) limits: layer::Limits,
     pub(super) meter: Meter,
 }
@@ -68,6 +70,7 @@ pub(super) struct Job<'a> {
 pub(super) enum Source {
     Registry(Arc<Registry>, tokio::runtime::Handle),
     Store(PathBuf),
+    File(Extent),
 }
 
 /// How far a layer is, for others to see.
@@ -108,11 +111,14 @@ pub(super) fn run(job: &Job<'_>, shared: &Shared<'_>) -> Result<Finished, Error>
 
 fn read(job: &Job<'_>, shared: &Shared<'_>) -> Result<Finished, Error> {
     let mut chunks = Chunks::start(job, shared)?;
-    let Some(stage) = job.stage else {
-        while chunks.next()?.is_some() {}
-        return Ok(Finished { expanded: None, told: chunks.account() });
+    let folder = match job.stage {
+        Some(stage) => Some(stage.create(&job.number.to_string())?),
+        None if job.look_into => None,
+        None => {
+            while chunks.next()?.is_some() {}
+            return Ok(Finished { expanded: None, told: chunks.account() });
+        }
     };
-    let folder = stage.create(&job.number.to_string())?;
     let (inflated, full) = mpsc::sync_channel(BUFFERS);
     let (empty, recycled) = mpsc::channel();
     for _ in 0..BUFFERS {
@@ -125,7 +131,10 @@ fn read(job: &Job<'_>, shared: &Shared<'_>) -> Result<Finished, Error> {
         let clock = Stopwatch::start(shared.epoch);
         let buffer = Vec::new();
         let mut tar = Pipe { shared, full, empty, buffer, position: 0, hasher, clock, error: None };
-        let expanded = layer::expand(&mut tar, folder.as_fd(), &job.limits);
+        let expanded = match &folder {
+            Some(folder) => layer::expand(&mut tar, folder.as_fd(), &job.limits).map(Some),
+            None => layer::list(&mut tar, &job.limits, |_| {}).map(|()| None),
+        };
         let got = tar.hasher.take().map(Hasher::finish);
         let (write, no_room) = (tar.clock.stop(), tar.error.take());
         drop(tar); // an inflater that still has something to hand over finds nobody, and ends
@@ -159,7 +168,7 @@ fn read(job: &Job<'_>, shared: &Shared<'_>) -> Result<Finished, Error> {
                 expected: expected.clone(),
                 got,
             }),
-            _ => Ok(Finished { expanded: Some(expanded), told }),
+            _ => Ok(Finished { expanded, told }),
         }
     })
 }
@@ -205,11 +214,7 @@ fn copy_inflated(
 ) -> io::Result<bool> {
     let compression = Compression::sniff(input.head()?);
     let mut others = Stopwatch::start(Instant::now());
-    let mut decoder: Box<dyn Read + '_> = match compression {
-        Compression::None => Box::new(&mut *input),
-        Compression::Gzip => Box::new(gzip::Reader::new(&mut *input)),
-        Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(&mut *input)?),
-    };
+    let mut decoder = decoder(compression, &mut *input)?;
     loop {
         let Ok(mut buffer) = others.wait(|| recycled.recv()) else { return Ok(false) };
         buffer.resize(BUFFER, 0);
@@ -235,6 +240,18 @@ fn copy_inflated(
     io::copy(input, &mut io::sink())?;
     input.chunks.clock.waited(others.waiting());
     Ok(true)
+}
+
+/// Reads what was packed.
+pub(crate) fn decoder<'a>(
+    compression: Compression,
+    packed: impl BufRead + 'a,
+) -> io::Result<Box<dyn Read + 'a>> {
+    Ok(match compression {
+        Compression::None => Box::new(packed),
+        Compression::Gzip => Box::new(gzip::Reader::new(packed)),
+        Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(packed)?),
+    })
 }
 
 /// The tar stage's end of the buffers.

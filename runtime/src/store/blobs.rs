@@ -111,6 +111,17 @@ impl Blobs {
         Draft::create(&self.partial, &self.partial.join(layer.digest.hex()))
     }
 
+    /// Takes a file whose content has been found to be this layer, as if it had come by
+    /// [`Blobs::writer`]. Returns where it lies.
+    pub(crate) fn accept(&self, draft: Draft, layer: &Descriptor) -> Result<PathBuf, Error> {
+        if let Some(here) = self.find(layer) {
+            return Ok(here);
+        }
+        let name = self.partial.join(layer.digest.hex());
+        draft.renamed(&name).commit()?;
+        Ok(name)
+    }
+
     /// Puts layers among the blobs, whose image is complete.
     pub fn publish(&self, layers: &[Descriptor]) -> Result<(), Error> {
         for layer in layers {

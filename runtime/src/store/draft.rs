@@ -80,6 +80,17 @@ impl Draft {
         Draft { file, path, name: name.to_owned(), begun, done: false }
     }
 
+    /// Where it is until then.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives it another name to get.
+    pub(super) fn renamed(mut self, name: &Path) -> Draft {
+        self.name = name.to_owned();
+        self
+    }
+
     /// How many bytes were there from the beginning. They are to be read before anything is
     /// written; writing goes on behind them.
     pub fn begun(&self) -> u64 {
@@ -175,9 +186,13 @@ fn writer(name: &str) -> Option<Pid> {
     (place == Owner::own().place).then_some(Pid::from_raw(pid))
 }
 
+/// The stem of drafts that get no name: an archive while it is unpacked.
+pub(super) const SPOOL: &str = "spool";
+
 /// Whether a process of this node has left a draft of this name and size that nobody will adopt.
 pub(super) fn is_litter(name: &str, size: u64) -> bool {
-    size < MIN_LEFT && writer(name).is_some_and(|pid| !is_alive(pid))
+    let is_useful = size >= MIN_LEFT && !name.starts_with(SPOOL);
+    !is_useful && writer(name).is_some_and(|pid| !is_alive(pid))
 }
 
 /// Whether the draft of this name is a process's of this node.

@@ -13,7 +13,7 @@ use nix::sys::{stat::futimens, time::TimeSpec};
 use super::{
     Blobs, Draft, Entry, Error, Lease, Room,
     blobs::sync_dir,
-    draft::is_litter,
+    draft::{SPOOL, is_litter},
     index::Index,
     lease::{self, RULES},
     owner::Owner,
@@ -81,6 +81,12 @@ impl Store {
     /// The blobs.
     pub fn blobs(&self) -> &Blobs {
         &self.blobs
+    }
+
+    /// Begins a file for passing use, which goes when it is dropped.
+    pub(crate) fn spool(&self) -> Result<Draft, Error> {
+        let partial = self.root.join("partial");
+        Draft::create(&partial, &partial.join(SPOOL))
     }
 
     /// The manifest that `reference` names here, if any.

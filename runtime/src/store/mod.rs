@@ -10,6 +10,7 @@
 //!   partial/HEX.…         what has come of it; who is stopped leaves it, the next one goes on
 //!   locks/HEX             lease: one puller per image, and what it needs meanwhile
 //!   locks/index           lease: one writer of the index
+//!   partial/spool.…       an archive that is being imported; gone with the process
 //!
 //! Node: expanded images, on a tmpfs of the node
 //!   blobs/sha256/HEX      manifests and configurations of the trees

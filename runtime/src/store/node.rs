@@ -239,6 +239,11 @@ impl Stage {
         }
     }
 
+    /// Where it is made.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Opens a directory that was made.
     pub fn open(&self, name: &str) -> Result<OwnedFd, Error> {
         let path = self.path.join(name);

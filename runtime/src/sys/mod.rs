@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 pub mod beneath;
+pub mod confine;
 pub mod interrupt;
 #[cfg(all(feature = "isal", target_arch = "x86_64"))]
 pub mod isal;

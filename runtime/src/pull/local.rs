@@ -1,0 +1,98 @@
+//! Images that lie in files of the user's, and not in a registry.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, Read as _, Seek as _, SeekFrom},
+    os::unix::fs::OpenOptionsExt as _,
+    path::PathBuf,
+};
+
+use super::{Documents, Error, Event, Pull, Pulled, Remote, To, documents};
+use crate::{
+    config::Config,
+    digest::Digest,
+    oci::Platform,
+    reference::Reference,
+    store::{self, Node, Store},
+};
+
+/// A part of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Extent {
+    pub(crate) path: PathBuf,
+    pub(crate) offset: u64,
+    pub(crate) size: u64,
+}
+
+impl Extent {
+    /// Opens it, and waits for nobody: the name may be a fifo's by now.
+    pub(crate) fn open(&self) -> Result<io::Take<File>, store::Error> {
+        let wrong = |error| store::Error::new("open", &self.path, error);
+        let mut options = File::options();
+        options.read(true).custom_flags(libc::O_NONBLOCK);
+        let mut file = options.open(&self.path).map_err(wrong)?;
+        file.seek(SeekFrom::Start(self.offset)).map_err(wrong)?;
+        Ok(file.take(self.size))
+    }
+}
+
+/// An image whose documents are read and whose layers lie in files.
+#[derive(Debug)]
+pub(crate) struct Local {
+    pub(crate) documents: Documents,
+    pub(crate) files: HashMap<Digest, Extent>,
+    /// Nothing but the configuration vouches for the content of the layers.
+    pub(crate) check_diff_ids: bool,
+}
+
+impl Local {
+    /// Finds the documents, from `resolved` on, in what `here` reads by digest.
+    pub(crate) fn find(
+        resolved: Digest,
+        platform: &Platform,
+        config: &Config,
+        here: &documents::Here<'_>,
+    ) -> Result<Documents, Error> {
+        let remote = Remote::new(None, config);
+        documents::find(resolved, here, platform, &remote, &mut |_| {})
+    }
+}
+
+/// Brings an image from files to where a pull would put it, under the name `reference`.
+pub(crate) fn bring(
+    local: Local,
+    reference: &Reference,
+    to: To,
+    config: &Config,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Result<Pulled, Error> {
+    let store = match to {
+        To::Node => Store::open(&config.store),
+        To::Store | To::Both => Some(Store::create(&config.store)?),
+    };
+    let node = match to {
+        To::Store => None,
+        To::Node | To::Both => Some(Node::open(&config.node_dir).map_err(Error::Node)?),
+    };
+    let remote = Remote::new(None, config);
+    let mut pull = Pull::new(config, &remote, store, node);
+    pull.reference = Some(reference);
+    pull.keep = to != To::Node;
+    pull.check_archives = true;
+    let documents = take(&mut pull, local)?;
+    let unchanged = pull.bring(&documents, tell)?;
+    pull.note(&documents);
+    Ok(Pulled { digest: documents.digest, unchanged })
+}
+
+fn take(pull: &mut Pull<'_>, local: Local) -> Result<Documents, Error> {
+    pull.files = local.files;
+    pull.check_diff_ids |= local.check_diff_ids;
+    if let Some(node) = &pull.node {
+        for (digest, document) in &local.documents.raw {
+            node.blobs().put_document(digest, document).map_err(Error::Node)?;
+        }
+    }
+    Ok(local.documents)
+}
