@@ -40,6 +40,8 @@ test:
 	$(MAKE) faults
 	$(MAKE) build
 	$(CARGO) test --release --workspace
+	$(CARGO) test --release --workspace --test slurm \
+	    --config "target.'cfg(all())'.runner = 'tests/in-trixie.sh'"
 
 lint:
 	$(CARGO) fmt --all --check

@@ -1,0 +1,46 @@
+#!/bin/bash
+# Runs a program in a Debian 13, whose Slurm is 24.11, as root: so the tests of Slurm, by
+# tests/setup.sh's packages or by these, pass on both releases with the same files.
+#   tests/in-trixie.sh PROGRAM ARGS..
+# This checkout, /tmp and /dev are the machine's, all else is the Debian's. It is made at the first
+# use, in target/, from the machine's own mirror.
+set -euo pipefail
+here=$(cd "$(dirname "$0")/.." && pwd)
+target=${CARGO_TARGET_DIR:-$here/target}
+release=trixie
+root=$target/tmp/$release
+packages=slurmctld,slurmd,slurm-client,munge,docker-registry,busybox-static,passwd
+packages+=,attr,findutils,util-linux,procps
+
+make_root() {
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' \
+        "Release: $(. /etc/os-release && echo "$VERSION_CODENAME")" "Created-By: Packages" \
+        "Component: main" | sed -n 1p)
+    rm -rf --one-file-system "$root" "$root.new"
+    echo "in-trixie: making a Debian 13 in $root" >&2
+    # However it ends, nothing stays mounted.
+    unshare --mount debootstrap --variant=minbase --include="$packages" "$release" "$root.new" \
+        ${mirror:+"$mirror"} >"$root.log" 2>&1 || { tail -n 20 "$root.log" >&2; exit 1; }
+    rm -f "$root.new"/var/cache/apt/archives/*.deb
+    mv "$root.new" "$root"
+}
+
+mkdir -p "$target/tmp"
+exec 9>"$root.lock"
+flock 9
+[ -e "$root/usr/sbin/slurmctld" ] || make_root
+exec 9>&-
+# The mounts go with the process. A chroot would not do: there the kernel gives nobody a user
+# namespace.
+export root here target cwd=$PWD
+exec unshare --mount --propagation private bash -euc '
+    mount --bind "$root" "$root"
+    for dir in /proc /sys /dev /tmp "$here" "$target"; do
+        mkdir -p "$root$dir"
+        mount --rbind "$dir" "$root$dir"
+    done
+    cd "$root"
+    pivot_root . .
+    umount -l .
+    cd "$cwd"
+    exec "$@"' in-trixie "$@"
