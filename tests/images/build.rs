@@ -7,13 +7,13 @@
 //! ```
 
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
-use fixtures::{Registry, Sandbox, Setup, User, image::digest, place::list, run, run_within, tree};
+use fixtures::{Cache, Registry, Sandbox, Setup, User, place::list, run, run_within, tree};
 
 /// Far more than building takes on a slow machine with a slow network.
 const BUILD_LIMIT: Duration = Duration::from_secs(1200);
@@ -22,19 +22,8 @@ const BUILD_LIMIT: Duration = Duration::from_secs(1200);
 pub(crate) fn cached(sandbox: &Sandbox) -> PathBuf {
     let recipe =
         [include_str!("recipe.sh"), include_str!("build.rs"), include_str!("../fixtures/tree.rs")];
-    let all = Path::new(env!("CARGO_TARGET_TMPDIR")).join("images");
-    fs::create_dir_all(&all).expect("cargo's directory for tests can be written");
-    let lock = File::create(all.with_extension("lock")).expect("that, too");
-    lock.lock().expect("a lock of a file that is there");
-    let dir = all.join(&digest(recipe.concat().as_bytes())["sha256:".len()..][..16]);
-    if !dir.join("complete").exists() {
-        // Those of other recipes, or what was not finished.
-        fs::remove_dir_all(&all).expect("it was made by this test");
-        fs::create_dir_all(&dir).expect("its parent could be made");
-        build(sandbox, &dir);
-        fs::write(dir.join("complete"), "").expect("its directory was just filled");
-    }
-    dir
+    let cache = Cache::new(env!("CARGO_TARGET_TMPDIR"), "images", &recipe);
+    cache.get(|dir| build(sandbox, dir))
 }
 
 fn build(sandbox: &Sandbox, dir: &Path) {
