@@ -13,7 +13,7 @@ const SYSTEM: &str =
     "processes, shared memory and the kernel's settings are the host's; leave it out";
 
 /// Docker's flags that are not ours.
-const FLAGS: [(&[&str], &str); 20] = [
+const FLAGS: [(&[&str], &str); 19] = [
     (
         &["-d", "--detach", "--restart"],
         "a container lasts as long as its command; put & after it, or submit it with sbatch",
@@ -43,7 +43,6 @@ const FLAGS: [(&[&str], &str); 20] = [
     (&["--privileged", "--cap-add", "--cap-drop", "--security-opt", "--userns"], RIGHTS),
     (&["-u", "--user"], "inside you are who you are; to be root there, say --remap-root"),
     (&["--group-add"], "you are in the groups that you are in; leave it out"),
-    (&["--gpus"], "the host's devices are all there; leave it out"),
     (
         &[
             "-m",
@@ -123,7 +122,9 @@ mod tests {
         }
         let run = Arguments::command();
         let run = run.find_subcommand("run").expect("a verb");
-        for flag in ["volume", "env", "workdir", "tty", "interactive", "rm", "name", "device"] {
+        for flag in
+            ["volume", "env", "workdir", "tty", "interactive", "rm", "name", "device", "gpus"]
+        {
             assert!(run.get_arguments().any(|a| a.get_long() == Some(flag)), "no --{flag}");
         }
         for args in [["shifter", "run", "--bogus", "x"], ["shifter", "pull", "--quite", "x"]] {
@@ -133,7 +134,7 @@ mod tests {
 
     #[test]
     fn what_is_glued_to_a_flag_does_not_hide_it() {
-        for flag in ["-p8080:80", "-itd", "--network=host", "--gpus=all"] {
+        for flag in ["-p8080:80", "-itd", "--network=host", "--shm-size=1g"] {
             let error = Arguments::try_parse_from(["shifter", "run", flag, "image"]);
             assert!(explain(&error.expect_err(flag)).is_some(), "{flag}");
         }

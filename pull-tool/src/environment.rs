@@ -6,6 +6,7 @@ use runtime::{
     Config, Reference,
     container::Error,
     environment_file::{self, Environment},
+    inject,
     reference::ParseError,
     report::{EXIT_RUNTIME, Report},
     request::Request,
@@ -47,6 +48,10 @@ pub(crate) fn blame(error: &Error, environment: Option<&Environment>) -> Report 
     let origin = environment.and_then(|environment| match error {
         Error::Mount { from, to, .. } => environment.mount(from, to),
         Error::NoDevice { path, .. } => environment.device(path),
+        Error::Inject(
+            inject::Error::Unknown { name, .. } | inject::Error::Conflict { name, .. },
+        ) => environment.gpu(Some(name)).or_else(|| environment.gpu(None)),
+        Error::Inject(_) => environment.gpu(None),
         Error::Workdir { .. } => environment.workdir.as_ref().map(|dir| &dir.origin),
         _ => None,
     });
@@ -61,9 +66,10 @@ pub(crate) fn blame(error: &Error, environment: Option<&Environment>) -> Report 
 pub(crate) fn blame_file(error: &Error, request: &Request) -> Report {
     let report = Report::from(error);
     match (&request.file, error) {
-        (Some(file), Error::Mount { .. } | Error::NoDevice { .. } | Error::Workdir { .. }) => {
-            report.during(file)
-        }
+        (
+            Some(file),
+            Error::Mount { .. } | Error::NoDevice { .. } | Error::Inject(_) | Error::Workdir { .. },
+        ) => report.during(file),
         _ => report,
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use runtime::{
     Host, Options,
-    options::{self, Access, Home, Ids, MountSpec, read_env_file},
+    options::{self, Access, Gpu, Home, Ids, MountSpec, read_env_file},
     report::Report,
 };
 
@@ -40,9 +40,23 @@ pub(crate) struct Flags {
     /// Leave out your home directory
     #[arg(long)]
     no_home: bool,
-    /// Insist on a device, or have it under another name
+    /// Insist on a device, or have it under another name; or by what CDI files call it:
+    /// VENDOR/CLASS=NAME
     #[arg(long, value_name = "PATH[:DST]")]
     device: Vec<String>,
+    /// Have GPUs, with their driver: all that the job has, or an error; also auto, none, or
+    /// VENDOR/CLASS=NAME,…
+    #[arg(
+        long,
+        value_name = "WHICH",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "all"
+    )]
+    pub(crate) gpu: Option<String>,
+    /// What docker calls it
+    #[arg(long, hide = true, value_name = "all", conflicts_with = "gpu")]
+    gpus: Option<String>,
     /// Keep what is written, on this node, for the next run of that name; who comes while it runs
     /// joins it
     #[arg(long)]
@@ -68,6 +82,10 @@ impl Flags {
             root: self.readonly.then_some(Access::ReadOnly),
             ids: self.remap_root.then_some(Ids::Root),
             home: self.no_home.then_some(Home::LeftOut),
+            gpu: match &self.gpus {
+                Some(gpus) => Some(Gpu::of_dockers(gpus).map_err(usage)?),
+                None => self.gpu.as_deref().map(str::parse).transpose().map_err(usage)?,
+            },
             name: self.name.as_deref().map(str::parse).transpose().map_err(usage)?,
             ..Options::default()
         };

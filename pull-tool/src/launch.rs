@@ -23,7 +23,7 @@ use runtime::{
     },
     host::Host,
     pull,
-    report::{EXIT_RUNTIME, Report},
+    report::{EXIT_RUNTIME, Report, printable},
     request::{self, ARGV0_VAR, REQUEST_VAR, Request},
     store::Node,
     sys::process::reset_signals,
@@ -93,6 +93,9 @@ impl Task {
         if let Some(failure) = step.failed() {
             return Err(Report { line: failure.text, exit: failure.code });
         }
+        let blame = |error: &container::Error| environment::blame_file(error, request);
+        // Before a long pull.
+        container::check(&request.options, config).map_err(|e| blame(&e))?;
         let image = image(step, reference, config, node).inspect_err(|report| {
             step.fail(&Failure { code: report.exit, text: report.line.clone() });
         })?;
@@ -101,9 +104,13 @@ impl Task {
             script: self.script(),
             options: request.options.clone(),
         };
-        let blame = |error: &container::Error| environment::blame_file(error, request);
         let plan = container::plan(&image, &run, config, host, env::vars_os());
         let plan = plan.map_err(|e| blame(&e))?;
+        for line in plan.warnings().iter().map(|line| printable(line)) {
+            if step.say_once(&line) {
+                output::talk(Some(node), &line);
+            }
+        }
         let container = step.enter(&plan).map_err(|e| blame(&e))?;
         Err(blame(&container.exec()))
     }

@@ -9,8 +9,9 @@ use runtime::{
     environment_file::Environment,
     host::Host,
     kept::Record,
+    options::Gpu,
     pull,
-    report::Report,
+    report::{Report, printable},
     store::Node,
     sys::process::reset_sigpipe,
 };
@@ -56,6 +57,12 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
     reset_sigpipe();
+    // A value that may be left out cannot stand apart: what does is taken for the image.
+    if arguments.flags.gpu.is_some() && arguments.image.parse::<Gpu>().is_ok() {
+        let image = &arguments.image;
+        let remedy = format!("write --gpu={image}");
+        return Err(Report::usage(&format!("run --gpu {image}: no image is named"), &remedy));
+    }
     let config = Config::load().map_err(|e| Report::from(&e))?;
     let environment = environment::of(&arguments.image, &config)?;
     let environment = environment.as_ref();
@@ -68,7 +75,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
         let remedy = "leave out --rm, or --name";
         return Err(Report::usage("run --rm --name: a container with a name stays", remedy));
     }
-    container::check(&options).map_err(|e| environment::blame(&e, environment))?;
+    container::check(&options, &config).map_err(|e| environment::blame(&e, environment))?;
     if let Some(name) = options.name.as_ref().filter(|_| arguments.fresh) {
         let node = Node::open(&config.node_dir).map_err(|e| Report::from(&e))?;
         node.remove_container(name).map_err(|e| Report::from(&e))?;
@@ -82,6 +89,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
     let run = Run { command: Command::Image(arguments.command.clone()), script: None, options };
     let plan = container::plan(&image, &run, &config, &host, env::vars_os())
         .map_err(|e| Report::from(&e))?;
+    plan.warnings().iter().for_each(|line| output::talk(None, &printable(line)));
     if arguments.dry_run {
         let terminal = if arguments.tty { "terminal its own\n" } else { "" };
         output::data(format!("{terminal}{plan}").trim_end());

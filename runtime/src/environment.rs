@@ -123,6 +123,11 @@ pub fn compose(
             env.insert(name, value.into());
         }
     }
+    // What a device's description says of a task's share is not this task's.
+    let injected: Vec<_> = injected
+        .into_iter()
+        .filter(|(name, _)| !(is_scheduler(name) || is_device(name)) || !own.contains_key(name))
+        .collect();
     env.extend(own);
     env.extend(injected);
     env.into_iter().collect()

@@ -102,6 +102,9 @@ impl Record {
         if let Some(device) = options.devices.iter().find(|device| !has.devices.contains(device)) {
             return Some(format!("without the device {:?}", device.to_string()));
         }
+        if let Some(gpu) = options.gpu.as_ref().filter(|gpu| Some(*gpu) != has.gpu.as_ref()) {
+            return Some(format!("without --gpu={gpu}"));
+        }
         let ids = |options: &Options| options.ids.unwrap_or(Ids::Own);
         match (ids(has), ids(options)) {
             (Ids::Own, Ids::Root) => return Some("without --remap-root".to_owned()),

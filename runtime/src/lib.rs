@@ -46,6 +46,7 @@
 //! | the kernel half | |
 //! |---|---|
 //! | [`host`], [`environment`] | who calls, and which variables cross |
+//! | [`inject`] | GPUs and other devices, with what their programs need of the host |
 //! | [`container`] | plan, enter, join, exec |
 //! | [`sys`] | the unsafe fence |
 //!
@@ -61,6 +62,7 @@ pub mod host;
 pub mod image;
 #[cfg(feature = "pull")]
 pub mod import;
+pub mod inject;
 pub mod kept;
 #[cfg(feature = "pull")]
 pub mod layer;

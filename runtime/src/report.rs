@@ -191,6 +191,49 @@ impl From<&crate::registry::FileError> for Report {
     }
 }
 
+impl From<&crate::inject::Error> for Report {
+    fn from(error: &crate::inject::Error) -> Report {
+        use crate::inject::Error;
+        const GENERATE: &str = "nvidia-ctk cdi generate";
+        let remedy = match error {
+            Error::File { .. } => "correct it, or write it anew".to_owned(),
+            Error::Read { .. } => "make it readable".to_owned(),
+            Error::Unknown { broken: Some(_), .. } => "correct that file first".to_owned(),
+            Error::Unknown { known, .. } if known.is_empty() => {
+                "check its name, or name the directory of its file in gpu.cdi_dirs".to_owned()
+            }
+            Error::Unknown { .. } => "name one of these".to_owned(),
+            Error::Conflict { .. } => "remove it from one of them".to_owned(),
+            Error::Missing { path, .. } if path.ends_with("nvidia-uvm") => {
+                "an administrator can make it at boot: nvidia-modprobe -u -c=0".to_owned()
+            }
+            Error::Missing { source, .. } if source.kind() == io::ErrorKind::NotFound => format!(
+                "the file is older than the driver? An administrator can write it anew ({GENERATE})"
+            ),
+            Error::Hook { hook, .. } => {
+                format!("if it can be left out, name it in gpu.ignore_hooks: [\"{hook}\"]")
+            }
+            Error::NoGpu { .. } => "run it on a node with GPUs, or leave --gpu out".to_owned(),
+            Error::NoDriver { .. } => {
+                "install the driver's libraries, or say where they are in gpu.driver_root"
+                    .to_owned()
+            }
+            Error::NotGranted { .. } => "ask for one: --gres=gpu:1".to_owned(),
+            Error::Denied { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "an administrator has to let you read and write them".to_owned()
+            }
+            Error::NoDev { .. } => {
+                "an administrator has to mount that file system without nodev".to_owned()
+            }
+            Error::Missing { .. }
+            | Error::NoDevice { .. }
+            | Error::Unsupported { .. }
+            | Error::Denied { .. } => String::new(),
+        };
+        Report::runtime(error, &remedy)
+    }
+}
+
 impl From<&crate::container::Error> for Report {
     fn from(error: &crate::container::Error) -> Report {
         use crate::container::Error;
@@ -213,6 +256,7 @@ impl From<&crate::container::Error> for Report {
             Error::OtherImage { .. } => {
                 "use another name, or give up what was written in it: --fresh"
             }
+            Error::Inject(error) => return error.into(),
             Error::Lacks { .. } => "end it first, or use another name",
             Error::NotFound { .. } => "check its name, or give its path in the image",
             Error::Io { source, .. } if crate::sys::is_full(source) => "free space there",

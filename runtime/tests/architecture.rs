@@ -49,7 +49,7 @@ fn assert_does_not_name(modules: &[&str], forbidden: &[&str]) {
 }
 
 const NETWORK: [&str; 6] = ["registry", "pull", "layer", "store", "import", "repository"];
-const KERNEL: [&str; 3] = ["container", "environment", "host"];
+const KERNEL: [&str; 4] = ["container", "environment", "host", "inject"];
 
 #[test]
 fn the_halves_do_not_know_each_other() {

@@ -73,7 +73,7 @@ fn what_cannot_be_mounted_is_named_before_anything_is_done() {
         (["--tmpfs", "/x:size=much"], 2, ["size=much", "number of bytes"]),
         (["--device", "/dev/no-such-device"], 125, ["/dev/no-such-device", "no such file"]),
         (["--device", "/etc/passwd"], 125, ["/etc/passwd", "not a device"]),
-        (["--device", "nvidia.com/gpu=0"], 2, ["nvidia.com/gpu=0", "not understood yet"]),
+        (["--device", "a.com/b=0"], 125, ["find device a.com/b=0", "gpu.cdi_dirs"]),
     ] {
         // Nobody has such an image: this is found out first.
         let outcome = run(SITE.command(&[&options[..], &["localhost:1/none", "true"]].concat()));

@@ -19,6 +19,7 @@ use runtime::{
     config::Network,
     container::{self, Run},
     oci::ImageConfig,
+    options::Gpu,
     pull::bytes,
     registry,
     report::Report,
@@ -94,7 +95,8 @@ pub(super) fn build(rootfs: &Path) -> Result<(), Report> {
     let run = Run {
         command: container::Command::Given(vec!["true".into()]),
         script: None,
-        options: Options::default(),
+        // Of GPUs, another check tells.
+        options: Options { gpu: Some(Gpu::Nothing), ..Options::default() },
     };
     // What a site mounts may be missing: containers say so when it matters.
     let config = Config { mounts: Vec::new(), ..config };

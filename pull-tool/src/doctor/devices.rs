@@ -1,20 +1,74 @@
 //! GPUs and fabric. All of `/dev` is there in a container, so what is asked is whether the caller
-//! may use it.
+//! may use it, and for GPUs what else a container is given.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
 };
 
 use nix::unistd::{AccessFlags, access};
+use runtime::{
+    Config, Options,
+    inject::{self, Edits, Injection},
+    options::Gpu,
+    report::Report,
+};
 
 use super::{Finding, State, Who};
 
-pub(super) fn check() -> Vec<Finding> {
+pub(super) fn check(config: &Config) -> Vec<Finding> {
     let root = Path::new("/");
     let mut findings = gpus(root);
+    findings.extend(injection(config));
     findings.push(fabric(root));
     findings
+}
+
+/// What `--gpu` would give a container here, and who says so.
+fn injection(config: &Config) -> Vec<Finding> {
+    const WHAT: &str = "GPU injection";
+    let options = Options { gpu: Some(Gpu::All), ..Options::default() };
+    let found = inject::find(&options, config, &|name| env::var_os(name));
+    let Injection { edits, told, warnings, .. } = match found {
+        Ok(injection) => injection,
+        Err(inject::Error::NoGpu { .. }) => {
+            return vec![Finding::new(WHAT, State::Absent, "no GPU that is known on this node")];
+        }
+        Err(error) => {
+            let who = match error {
+                inject::Error::NotGranted { .. } => Who::User,
+                _ => Who::Admin,
+            };
+            return vec![Finding::failed(WHAT, State::Limited, who, &Report::from(&error))];
+        }
+    };
+    let unless = match config.gpu.mode {
+        Gpu::Nothing => "; with --gpu only (gpu.mode is none)",
+        _ => "",
+    };
+    let says = format!("{}: {}{unless}", told.join("; "), summary(&edits));
+    let mut findings = vec![Finding::new(WHAT, State::Works, says)];
+    findings.extend(warnings.iter().map(|line| match line.split_once("; ") {
+        Some((says, remedy)) => Finding::new(WHAT, State::Limited, says).mend(Who::Admin, remedy),
+        None => Finding::new(WHAT, State::Limited, line.as_str()),
+    }));
+    findings
+}
+
+fn summary(edits: &Edits) -> String {
+    let is_library = |path: &Path| path.to_string_lossy().contains(".so");
+    let libraries = edits.mounts.iter().filter(|mount| is_library(&mount.target)).count();
+    let others = edits.mounts.len() - libraries;
+    let mut parts = vec![count(edits.devices.len())];
+    match libraries {
+        0 => parts.push("libraries are the image's".to_owned()),
+        1 => parts.push("1 library".to_owned()),
+        many => parts.push(format!("{many} libraries")),
+    }
+    if others > 0 {
+        parts.push(format!("{others} other file{}", if others == 1 { "" } else { "s" }));
+    }
+    parts.join(", ")
 }
 
 /// The drivers' own accounts below `root`: `/proc/driver/nvidia` (NVIDIA driver README, "The /proc
@@ -30,10 +84,7 @@ fn gpus(root: &Path) -> Vec<Finding> {
             .mend(Who::Admin, "load the driver's modules and make its devices"),
         devices => match locked(devices) {
             Some(device) => no_access(WHAT, device),
-            None => {
-                let says = format!("{name}; its libraries have to be in the image");
-                Finding::new(WHAT, State::Works, says)
-            }
+            None => Finding::new(WHAT, State::Works, name),
         },
     };
     found.into_iter().map(finding).collect()
@@ -146,12 +197,11 @@ mod tests {
             ("dev/infiniband/uverbs0", ""),
             ("dev/cxi0", ""),
         ]);
-        let inside = "its libraries have to be in the image";
         assert_eq!(
             said(&gpus(both.path())),
             [
-                (State::Works, &*format!("NVIDIA driver 550.54.15, 2 devices; {inside}")),
-                (State::Works, &*format!("AMD driver, 1 device; {inside}")),
+                (State::Works, "NVIDIA driver 550.54.15, 2 devices"),
+                (State::Works, "AMD driver, 1 device"),
             ]
         );
         let fabric = fabric(both.path());

@@ -87,7 +87,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
     };
     findings.extend(checks::all(&config));
     findings.extend(slurm::check());
-    findings.extend(devices::check());
+    findings.extend(devices::check(&config));
     for finding in &findings {
         output::data(&if arguments.json { as_json(finding) } else { as_text(finding) });
     }

@@ -5,6 +5,7 @@
 //! afternoon. `default.toml` is the documentation of the keys and holds their defaults; how several
 //! places make one is told in `layers.rs`.
 
+mod gpu;
 mod layers;
 
 use std::{
@@ -20,6 +21,7 @@ use serde::Deserialize;
 use self::layers::Layers;
 use crate::{login::Login, reference::Reference};
 
+pub use gpu::{Capability, Gpu};
 pub use layers::{Origin, variable};
 
 /// Where the site's file is expected; it need not exist.
@@ -46,6 +48,8 @@ pub struct Config {
     /// Directories of environment files, in the order in which they are searched: what variable and
     /// user's file name, the user's own, the site's.
     pub env_path: Vec<PathBuf>,
+    /// GPUs, and devices by name.
+    pub gpu: Gpu,
     /// How patient one is with the network.
     pub network: Network,
     /// What is special about some registries.
@@ -214,6 +218,8 @@ struct File {
     #[serde(default)]
     env_path: Vec<PathBuf>,
     #[serde(default)]
+    gpu: gpu::Group,
+    #[serde(default)]
     network: Network,
     #[serde(default, rename = "registry")]
     registries: Vec<Registry>,
@@ -250,7 +256,10 @@ impl File {
             let host = &odd.host;
             return Some(format!("registry {host:?}: client_cert and client_key go together"));
         }
-        self.network.problem()
+        self.network.problem().or_else(|| {
+            let (key, problem) = self.gpu.read().err()?;
+            Some(format!("{key}: {problem}"))
+        })
     }
 }
 
@@ -345,6 +354,10 @@ impl Config {
             .or_else(|| env("XDG_DATA_HOME").map(|dir| PathBuf::from(dir).join("shifter")))
             .or_else(|| home().map(|dir| dir.join(".local/share/shifter")))
             .ok_or(Error::NoStore)?;
+        let gpu = file.gpu.read().map_err(|(key, problem)| {
+            let place = origins.get(key).map_or_else(|| key.to_owned(), Origin::to_string);
+            Error::Value { place, problem }
+        })?;
         let uid = nix::unistd::getuid();
         let node_dir = file.node_dir.map(|path| for_user(&path));
         let mut env_path = file.env_path;
@@ -359,6 +372,7 @@ impl Config {
             max_expansion: file.max_expansion,
             mounts: file.mounts,
             env_path,
+            gpu,
             network: file.network,
             registries: file.registries,
             login: None,

@@ -2,16 +2,17 @@
 //!
 //! ```text
 //! <node_dir>/mnt       tmpfs, seen in this mount namespace alone
+//!   mask-N             a file to be shown in the place of one of the host's
 //!   upper/  work/      what the container writes; one with a name has them elsewhere (kept)
 //!   root/              overlay: the image below, upper above ── becomes /
 //! ```
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::{self, DirBuilder, File, Permissions},
     io,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::{DirBuilderExt, MetadataExt},
+        unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     },
     path::Path,
     thread::sleep,
@@ -57,7 +58,7 @@ pub(super) fn build(plan: &Plan) -> Result<(), Error> {
     let old_umask = umask(Mode::from_bits_retain(0o022));
     let built = new_root(plan, &mount_point).and_then(|root| {
         // 4. Everything into its place.
-        fill(plan, &root, trees)?;
+        fill(plan, &mount_point, &root, trees)?;
         if plan.options.root == Some(Access::ReadOnly) {
             remount_readonly(root.as_fd()).map_err(io_error("make read-only", "/"))?;
         }
@@ -158,7 +159,7 @@ fn no_namespace(errno: Errno) -> Error {
 /// Clones the source of each bind mount; `None` for one that is not there and need not be.
 fn clone_trees(plan: &Plan) -> Result<Vec<Option<OwnedFd>>, Error> {
     let clone = |mount: &Mount| match mount {
-        Mount::File { .. } | Mount::Tmpfs(_) => Ok(None),
+        Mount::File { .. } | Mount::Tmpfs(_) | Mount::Link(_) | Mount::Mask { .. } => Ok(None),
         Mount::Bind { source, target, access, presence } => match clone_tree(source, *access) {
             Ok(tree) => Ok(Some(tree)),
             Err(e) if *presence == Presence::Optional && is_absent(&e) => Ok(None),
@@ -251,9 +252,9 @@ fn no_overlay(plan: &Plan, errno: Errno) -> Error {
 }
 
 /// Puts the plan's files and mounts into the root.
-fn fill(plan: &Plan, root: &OwnedFd, trees: Vec<Option<OwnedFd>>) -> Result<(), Error> {
+fn fill(plan: &Plan, own: &Path, root: &OwnedFd, trees: Vec<Option<OwnedFd>>) -> Result<(), Error> {
     let mut root = Root::new(root.as_fd()).map_err(io_error("look at", "/"))?;
-    for (mount, tree) in plan.mounts.iter().zip(trees) {
+    for (number, (mount, tree)) in plan.mounts.iter().zip(trees).enumerate() {
         match (mount, tree) {
             (Mount::File { target, content }, _) => {
                 root.write(target, content).map_err(target_error(plan, target))?;
@@ -273,6 +274,20 @@ fn fill(plan: &Plan, root: &OwnedFd, trees: Vec<Option<OwnedFd>>) -> Result<(), 
                 mount_memory(spec, &place)
                     .and_then(|()| root.admit(target))
                     .map_err(io_error("mount tmpfs on", target))?;
+            }
+            (Mount::Link(link), _) => {
+                root.link(&link.path, &link.target).map_err(target_error(plan, &link.path))?;
+            }
+            (Mount::Mask { target, content }, _) => {
+                // A file in memory of our own: in procfs none can be made.
+                let file = own.join(format!("mask-{number}"));
+                let mask = fs::write(&file, content).and_then(|()| {
+                    fs::set_permissions(&file, Permissions::from_mode(0o444))?;
+                    clone_tree(&file, Access::ReadOnly)
+                });
+                let mask = mask.map_err(io_error("make file", &file))?;
+                let place = root.file(target).map_err(target_error(plan, target))?;
+                attach(&mask, &place, Access::ReadOnly).map_err(mount_error(&file, target))?;
             }
             (Mount::Bind { .. }, None) => {}
         }

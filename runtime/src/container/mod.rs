@@ -42,6 +42,7 @@
 #![forbid(unsafe_code)]
 
 mod command;
+mod devices;
 mod enter;
 mod identity;
 pub mod join;
@@ -178,6 +179,9 @@ pub enum Error {
         /// The same.
         digest: Digest,
     },
+    /// Devices, GPUs among them, cannot be had.
+    #[error(transparent)]
+    Inject(#[from] crate::inject::Error),
     /// A container that runs cannot become what is asked for.
     #[error("join container {name}: it runs {lacks}")]
     Lacks {

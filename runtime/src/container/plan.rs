@@ -17,11 +17,12 @@ use nix::{
     unistd::{Gid, Uid},
 };
 
-use super::{Command, Error, Run, identity, io_error, named};
+use super::{Command, Error, Run, devices, identity, io_error, named};
 use crate::{
     Config, Digest, Host, Image, Options, Reference, environment,
+    inject::{self, Applied, Injection, Link, access, access::Denial},
     kept::{self, Record},
-    options::{Access, Bind, Entrypoint, EnvSpec, Home, Ids, MountSpec, Tmpfs},
+    options::{Access, Bind, DeviceSpec, Entrypoint, EnvSpec, Home, Ids, MountSpec, Tmpfs},
     report::chain,
     sys::{beneath, mount::proc_path},
 };
@@ -68,6 +69,15 @@ pub enum Mount {
         /// All of it.
         content: Vec<u8>,
     },
+    /// A symbolic link of our own making, in the place of what the image has there.
+    Link(Link),
+    /// A file of the host's that is shown with another content.
+    Mask {
+        /// Inside.
+        target: PathBuf,
+        /// All of it.
+        content: Vec<u8>,
+    },
 }
 
 /// Where the program starts.
@@ -93,11 +103,28 @@ pub struct Plan {
     pub(super) workdir: Workdir,
     pub(super) argv: Vec<OsString>,
     pub(super) options: Options,
+    /// Which devices are there beyond those of `/dev`, and who says so.
+    pub(super) injected: Vec<String>,
+    /// What the caller should know before it starts.
+    pub(super) warnings: Vec<String>,
+}
+
+impl Plan {
+    /// What is missing, though not so that it could not run; a line each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
 }
 
 /// Looks at the host for what is asked for. [`plan`] does so too; who asks before a long pull hears
 /// of it sooner.
-pub fn check(options: &Options) -> Result<(), Error> {
+pub fn check(options: &Options, config: &Config) -> Result<(), Error> {
+    check_paths(options)?;
+    inject::find(options, config, &|name| std::env::var_os(name))?;
+    Ok(())
+}
+
+fn check_paths(options: &Options) -> Result<(), Error> {
     for spec in &options.mounts {
         if let MountSpec::Bind(Bind { source, target, .. }) = spec {
             fs::metadata(source).map_err(|cause| Error::Mount {
@@ -108,15 +135,24 @@ pub fn check(options: &Options) -> Result<(), Error> {
         }
     }
     for device in &options.devices {
-        let kind = fs::metadata(&device.source).map(|meta| meta.file_type());
+        let DeviceSpec::Path { source, .. } = device else { continue };
+        let kind = fs::metadata(source).map(|meta| meta.file_type());
         let problem = match kind {
-            Ok(kind) if kind.is_char_device() || kind.is_block_device() || kind.is_dir() => {
-                continue;
+            Ok(kind) if kind.is_dir() => continue,
+            Ok(kind) if kind.is_char_device() || kind.is_block_device() => {
+                match access::check(source.as_ref()) {
+                    Err(Denial::Cgroup) => "the device cgroup of this job denies it".to_owned(),
+                    Err(Denial::NoDev) => {
+                        "it is on a file system that is mounted with nodev, where none opens".into()
+                    }
+                    // Some are only to be read.
+                    _ => continue,
+                }
             }
             Ok(_) => "it is not a device, nor a directory of some".to_owned(),
             Err(e) => chain(&e),
         };
-        return Err(Error::NoDevice { path: device.source.clone().into(), problem });
+        return Err(Error::NoDevice { path: source.into(), problem });
     }
     Ok(())
 }
@@ -129,7 +165,12 @@ pub fn plan(
     host: &Host,
     env: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Plan, Error> {
-    check(&run.options)?;
+    check_paths(&run.options)?;
+    let env: Vec<(OsString, OsString)> = env.into_iter().collect();
+    let injection = inject::find(&run.options, config, &|wanted| {
+        let found = env.iter().find(|(name, _)| name == wanted);
+        found.map(|(_, value)| value.clone())
+    })?;
     let mut upper = None;
     if let Some(name) = &run.options.name
         && let Some(record) = Record::of(&config.node_dir, name)
@@ -137,12 +178,12 @@ pub fn plan(
         named::check_image(&record, name, &image.digest)?;
         upper = File::open(kept::place(&config.node_dir, name).join(kept::UPPER)).ok();
     }
-    let facts = Facts::probe(image, host, upper.as_ref())?;
-    compose(image, run, config, host, env.into_iter().collect(), &facts)
+    let facts = Facts::probe(image, host, upper.as_ref(), injection, &run.options)?;
+    compose(image, run, config, host, env, &facts)
 }
 
 /// What the tree of an image has to say about a plan.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct Facts {
     /// `/etc/passwd` of the image.
     passwd: Vec<u8>,
@@ -154,12 +195,24 @@ struct Facts {
     has_apt: bool,
     /// There is something in the image where the caller stands on the host.
     cwd_is_taken: bool,
+    /// Devices of the host's and what goes with them.
+    injection: Injection,
+    /// What that means for this image.
+    applied: Applied,
+    /// The host's `/dev`, if not as a whole.
+    dev: Vec<Mount>,
 }
 
 impl Facts {
     /// What was written in a container before (`upper`) lies over the image: users that a package
     /// has made are there again.
-    fn probe(image: &Image, host: &Host, upper: Option<&File>) -> Result<Facts, Error> {
+    fn probe(
+        image: &Image,
+        host: &Host,
+        upper: Option<&File>,
+        injection: Injection,
+        options: &Options,
+    ) -> Result<Facts, Error> {
         let root = File::open(&image.rootfs).map_err(io_error("open image", &image.rootfs))?;
         let read = |path: &str| -> Result<Vec<u8>, Error> {
             for tree in [upper, Some(&root)].into_iter().flatten() {
@@ -171,7 +224,21 @@ impl Facts {
             }
             Ok(Vec::new())
         };
+        let edits = &injection.edits;
+        let tree = inject::Tree(upper.into_iter().chain([&root]).collect());
+        let applied = inject::apply(edits, &tree);
+        let asked = options.devices.iter().filter_map(|device| match device {
+            DeviceSpec::Path { target, .. } => Some(Path::new(target)),
+            DeviceSpec::Cdi(_) => None,
+        });
+        let devices = edits.devices.iter().map(|device| &*device.target);
+        let mounted = edits.mounts.iter().map(|mount| &*mount.target);
+        let targets: Vec<&Path> = devices.chain(mounted).chain(asked).collect();
+        let dev = devices::mounts(&targets);
         Ok(Facts {
+            injection,
+            applied,
+            dev,
             passwd: read("/etc/passwd")?,
             group: read("/etc/group")?,
             has_shell: host.shell.is_absolute() && identity::exists(&root, &host.shell),
@@ -217,13 +284,16 @@ fn compose(
     let home = home.filter(|home| is_same_inside(&binds, home) || is_asked(home));
     let script = run.script.is_some();
     let inherited = inherited(&run.options.env, &env);
+    let injected = &facts.injection.edits.env;
+    let injected = injected.iter().map(|(name, value)| (name.into(), value.into()));
     let mut env = environment::compose(
         env.into_iter(),
         &own.env,
         if script { environment::Request::Keep } else { environment::Request::Remove },
         |path| is_same_inside(&binds, path),
-        home.iter().map(|home| ("HOME".into(), home.into())),
+        injected.chain(home.iter().map(|home| ("HOME".into(), home.into()))),
     );
+    put_first(&mut env, "LD_LIBRARY_PATH", &facts.applied.library_path);
     let is_root = run.options.ids == Some(Ids::Root);
     let home = home.unwrap_or_else(|| if is_root { "/root" } else { "/" }.into());
     let shell = if facts.has_shell { host.shell.clone() } else { DEFAULT_SHELL.into() };
@@ -262,7 +332,20 @@ fn compose(
         workdir: workdir(run, host, &own.working_dir),
         argv,
         options: run.options.clone(),
+        injected: facts.injection.told.clone(),
+        warnings: [&facts.injection.warnings[..], &facts.applied.warnings].concat(),
     })
+}
+
+/// Lets a list of directories begin with these.
+fn put_first(env: &mut Vec<(OsString, OsString)>, name: &str, dirs: &[PathBuf]) {
+    if dirs.is_empty() {
+        return;
+    }
+    let at = env.iter().position(|(other, _)| other == name);
+    let old = at.map(|at| env.remove(at).1).filter(|old| !old.is_empty());
+    let all = dirs.iter().map(|dir| dir.clone().into_os_string()).chain(old);
+    env.push((name.into(), all.collect::<Vec<_>>().join(":".as_ref())));
 }
 
 /// The command, with what goes before it. As in docker, another entrypoint than the image's takes no
@@ -329,9 +412,12 @@ fn binds(
     let mut mounts = vec![
         same(Path::new("/proc"), ReadWrite, Required),
         same(Path::new("/sys"), ReadOnly, Required),
-        same(Path::new("/dev"), ReadWrite, Required),
-        same(Path::new("/tmp"), ReadWrite, Optional),
     ];
+    match facts.dev.is_empty() {
+        true => mounts.push(devices::whole()),
+        false => mounts.extend(facts.dev.iter().cloned()),
+    }
+    mounts.push(same(Path::new("/tmp"), ReadWrite, Optional));
     // A directory that the image has too stays the image's: who stands in /usr does not mean to
     // run the host's programs.
     let cwd = host.cwd.as_deref().filter(|cwd| *cwd != Path::new("/") && !facts.cwd_is_taken);
@@ -357,14 +443,47 @@ fn binds(
     for spec in &config.mounts {
         mounts.push(asked(&spec.parse()?, Optional));
     }
+    let injected = injected(facts, &mounts);
+    mounts.extend(injected);
     // A directory would hide what was mounted in it before.
     let mut own: Vec<&MountSpec> = run.options.mounts.iter().collect();
     own.sort_by_key(|spec| Path::new(target(spec)).components().count());
     mounts.extend(own.into_iter().map(|spec| asked(spec, Required)));
     for device in &run.options.devices {
-        mounts.push(bind(device.source.as_ref(), device.target.as_ref(), ReadWrite, Required));
+        if let DeviceSpec::Path { source, target } = device {
+            mounts.push(bind(source.as_ref(), target.as_ref(), ReadWrite, Required));
+        }
     }
     Ok(mounts)
+}
+
+/// Devices of the host's and what goes with them, but for what is there already: where a directory
+/// of the host's is, as `/dev` is, what it has is at its place. Links come after what they lead to,
+/// files of our own last.
+fn injected(facts: &Facts, there: &[Mount]) -> Vec<Mount> {
+    let (edits, applied) = (&facts.injection.edits, &facts.applied);
+    let bind = |source: &Path, target: &Path, access| Mount::Bind {
+        source: source.into(),
+        target: target.into(),
+        access,
+        presence: Presence::Required,
+    };
+    let is_there = |source: &Path, target: &Path| source == target && is_same_inside(there, target);
+    let devices = edits.devices.iter().filter(|device| !is_there(&device.source, &device.target));
+    let devices = devices.map(|device| bind(&device.source, &device.target, Access::ReadWrite));
+    let mounts = edits.mounts.iter().filter(|mount| !is_there(&mount.source, &mount.target));
+    let mounts = mounts.map(|mount| bind(&mount.source, &mount.target, mount.access));
+    let links = applied.links.iter().filter(|link| !is_same_inside(there, &link.path));
+    let links = links.map(|link| Mount::Link(link.clone()));
+    let files = applied
+        .files
+        .iter()
+        .map(|(target, content)| Mount::File { target: target.clone(), content: content.clone() });
+    let masks = edits
+        .masks
+        .iter()
+        .map(|mask| Mount::Mask { target: mask.path.clone(), content: mask.content.clone() });
+    devices.chain(mounts).chain(links).chain(files).chain(masks).collect()
 }
 
 fn target(spec: &MountSpec) -> &str {
@@ -471,7 +590,7 @@ mod tests {
             match mount {
                 Mount::Bind { target, .. } => target.to_str(),
                 Mount::Tmpfs(spec) => Some(spec.target.as_str()),
-                Mount::File { .. } => None,
+                _ => None,
             }
         }
         plan.mounts.iter().filter_map(target).collect()
@@ -649,6 +768,68 @@ command  ./a.out -n "two words" ""
         let last = ["/home/ada", "/a", "/a/b", "/home/ada", "/a/b/c", "/dev/fuse"];
         assert_eq!(targets(&plan)[4..], last);
         assert!(plan.env.contains(&("HOME".into(), "/home/ada".into())), "another home is a home");
+    }
+
+    #[test]
+    fn what_devices_need_is_mounted_before_what_the_user_asks_for() {
+        let bind = |path: &str| inject::Bind {
+            source: path.into(),
+            target: path.into(),
+            access: Access::ReadOnly,
+        };
+        let link = |path: &str| Link { path: path.into(), target: "x".into() };
+        let device = |source: &str, target: &str| inject::Device {
+            source: source.into(),
+            target: target.into(),
+        };
+        let edits = inject::Edits {
+            mounts: vec![bind("/usr/lib64/libcuda.so.1"), bind("/home/ada/lib/libx.so")],
+            devices: vec![device("/dev/null", "/dev/null"), device("/dev/null", "/other")],
+            env: vec![("CUDA_VISIBLE_DEVICES".into(), "9".into()), ("NEW".into(), "1".into())],
+            masks: vec![inject::Mask { path: "/proc/x".into(), content: b"y".into() }],
+            ..inject::Edits::default()
+        };
+        let facts = Facts {
+            injection: Injection {
+                edits,
+                told: vec!["a.com/b=c".into()],
+                warnings: vec!["missing".into()],
+            },
+            applied: Applied {
+                files: vec![("/etc/ld.so.cache".into(), b"z".to_vec())],
+                links: vec![link("/usr/lib64/libcuda.so"), link("/home/ada/lib/x")],
+                library_path: vec!["/usr/lib64".into()],
+                warnings: vec!["musl".into()],
+            },
+            ..Facts::default()
+        };
+        let mut run = given(&["a"]);
+        run.options.mounts = vec!["/mine:/usr/lib64".parse().unwrap()];
+        let env = [("CUDA_VISIBLE_DEVICES", "0"), ("SLURM_JOB_ID", "1")];
+        let env = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        let own = image(r#"{"Env":["LD_LIBRARY_PATH=/own"]}"#);
+        let plan = compose(&own, &run, &config(&[]), &host("/"), env, &facts).unwrap();
+        let text = plan.to_string();
+        // What the host's directories have in them is there; the rest comes in this order.
+        let order = [
+            "mount    /home/ada, if there",
+            "mount    /other from /dev/null",
+            "mount    /usr/lib64/libcuda.so.1, read-only",
+            "link     /usr/lib64/libcuda.so to x",
+            "file     /etc/ld.so.cache (1 bytes)",
+            "mask     /proc/x with other content (1 bytes)",
+            "mount    /usr/lib64 from /mine",
+            "env      CUDA_VISIBLE_DEVICES=0",
+        ];
+        let lines: Vec<&str> = text.lines().collect();
+        let at = lines.iter().position(|line| *line == order[0]).unwrap();
+        assert_eq!(lines[at..at + order.len()], order, "{text}");
+        for line in
+            ["devices  a.com/b=c", "env      NEW=1", "env      LD_LIBRARY_PATH=/usr/lib64:/own"]
+        {
+            assert!(lines.contains(&line), "no {line} in {text}");
+        }
+        assert_eq!(plan.warnings(), ["missing", "musl"]);
     }
 
     #[test]

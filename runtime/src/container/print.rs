@@ -6,6 +6,7 @@ use super::{Mount, Plain, Plan, Presence, Workdir};
 use crate::{
     kept,
     options::{Access, Exec, Ids, Tmpfs},
+    report::printable,
 };
 
 impl fmt::Display for Plan {
@@ -26,6 +27,9 @@ impl fmt::Display for Plan {
         if let Some(name) = &self.options.name {
             let place = kept::place(&self.node_dir, name);
             writeln!(f, "name     {name}, what is written in it is in {}", Plain(place))?;
+        }
+        for line in &self.injected {
+            writeln!(f, "devices  {}", printable(line))?;
         }
         for mount in &self.mounts {
             match mount {
@@ -53,6 +57,13 @@ impl fmt::Display for Plan {
                 }
                 Mount::File { target, content } => {
                     writeln!(f, "file     {} ({} bytes)", Plain(target), content.len())?;
+                }
+                Mount::Link(link) => {
+                    writeln!(f, "link     {} to {}", Plain(&link.path), Plain(&link.target))?;
+                }
+                Mount::Mask { target, content } => {
+                    let bytes = content.len();
+                    writeln!(f, "mask     {} with other content ({bytes} bytes)", Plain(target))?;
                 }
             }
         }

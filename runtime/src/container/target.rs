@@ -17,7 +17,7 @@ use nix::{
     errno::Errno,
     fcntl::{OFlag, openat},
     sys::stat::{Mode, SFlag, fstat, mkdirat},
-    unistd::{UnlinkatFlags, unlinkat},
+    unistd::{UnlinkatFlags, symlinkat, unlinkat},
 };
 
 use crate::sys::beneath;
@@ -63,6 +63,12 @@ impl<'a> Root<'a> {
     /// Puts a file of our own at `path`.
     pub(super) fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         self.make_file(path)?.write_all(content)
+    }
+
+    /// Puts a symbolic link of our own at `path`.
+    pub(super) fn link(&self, path: &Path, target: &Path) -> io::Result<()> {
+        let (parent, name) = self.cleared(path)?;
+        Ok(symlinkat(target, &parent, name)?)
     }
 
     fn open(&self, path: &Path, flags: OFlag) -> io::Result<OwnedFd> {

@@ -11,13 +11,14 @@ use super::{Error, Origin, Problem, Said};
 use crate::suggest;
 
 /// All that a file can say.
-pub(crate) const KEYS: [&str; 13] = [
+pub(crate) const KEYS: [&str; 14] = [
     "annotations",
     "base",
     "base_environment",
     "devices",
     "entrypoint",
     "env",
+    "gpu",
     "home",
     "image",
     "mounts",
@@ -41,6 +42,8 @@ pub(super) struct File {
     pub(super) home: Option<Said<bool>>,
     pub(super) remap_root: Option<Said<bool>>,
     pub(super) devices: Vec<Said<String>>,
+    /// Names, or a word.
+    pub(super) gpu: Option<Said<Vec<String>>>,
     pub(super) name: Option<Said<String>>,
     /// Nested tables are names with dots.
     pub(super) annotations: BTreeMap<String, Said<String>>,
@@ -94,6 +97,7 @@ impl File {
             "home" => self.home = Some(entry.switch(value)?),
             "remap_root" => self.remap_root = Some(entry.switch(value)?),
             "devices" => self.devices = entry.texts(value, "a list of texts")?,
+            "gpu" => self.gpu = Some(entry.word_or_texts(value)?),
             "name" => self.name = Some(entry.text(value)?),
             "annotations" => self.annotations = entry.annotations(value)?,
             _ => {
@@ -116,6 +120,7 @@ impl File {
         replace(&mut self.writable, file.writable);
         replace(&mut self.home, file.home);
         replace(&mut self.remap_root, file.remap_root);
+        replace(&mut self.gpu, file.gpu);
         replace(&mut self.name, file.name);
         self.mounts.extend(file.mounts);
         self.devices.extend(file.devices);
@@ -202,6 +207,14 @@ impl Entries<'_> {
             }
             _ => Err(self.mismatch(value, self.name, expected)),
         }
+    }
+
+    fn word_or_texts(&self, value: &Value<'_>) -> Result<Said<Vec<String>>, Error> {
+        let texts = match value.get_ref() {
+            DeValue::String(_) => vec![self.text(value)?],
+            _ => self.texts(value, "text, or a list of texts")?,
+        };
+        Ok(self.said(value, texts.into_iter().map(|text| text.value).collect()))
     }
 
     fn entrypoint(&self, value: &Value<'_>) -> Result<Said<Entry>, Error> {

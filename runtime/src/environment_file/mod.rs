@@ -46,7 +46,8 @@ use std::{
 use self::file::File;
 use crate::{
     options::{
-        Access, ContainerName, DeviceSpec, Entrypoint, EnvSpec, Home, Ids, MountSpec, Options,
+        Access, CdiName, ContainerName, DeviceSpec, Entrypoint, EnvSpec, Gpu, Home, Ids, MountSpec,
+        Options,
     },
     reference,
     report::printable,
@@ -105,6 +106,8 @@ pub struct Environment {
     pub ids: Option<Said<Ids>>,
     /// Devices of the host's.
     pub devices: Vec<Said<DeviceSpec>>,
+    /// Which GPUs.
+    pub gpu: Option<Said<Gpu>>,
     /// The container's name.
     pub name: Option<Said<ContainerName>>,
     /// By their names, with dots where tables were nested. Kept, and not acted on.
@@ -266,6 +269,7 @@ impl Environment {
             ids: value(self.ids.as_ref()),
             home: value(self.home.as_ref()),
             devices: values(&self.devices),
+            gpu: value(self.gpu.as_ref()),
             name: value(self.name.as_ref()),
         }
     }
@@ -293,8 +297,27 @@ impl Environment {
 
     /// The line that asks for a device.
     pub fn device(&self, path: &Path) -> Option<&Origin> {
-        let is_meant = |said: &&Said<DeviceSpec>| Path::new(&said.value.source) == path;
+        let is_meant = |said: &&Said<DeviceSpec>| match &said.value {
+            DeviceSpec::Path { source, .. } => Path::new(source) == path,
+            DeviceSpec::Cdi(_) => false,
+        };
         self.devices.iter().find(is_meant).map(|said| &said.origin)
+    }
+
+    /// The line that asks for a device, or a GPU, by this name of the Container Device Interface; the
+    /// line that asks for GPUs, where it was not by name.
+    pub fn gpu(&self, name: Option<&CdiName>) -> Option<&Origin> {
+        let gpu = self.gpu.as_ref().filter(|said| match (&said.value, name) {
+            (Gpu::Named(names), Some(name)) => names.contains(name),
+            (Gpu::Named(_), None) => true,
+            _ => name.is_none(),
+        });
+        let is_meant = |said: &&Said<DeviceSpec>| match &said.value {
+            DeviceSpec::Cdi(own) => Some(own) == name,
+            DeviceSpec::Path { .. } => false,
+        };
+        let device = || self.devices.iter().find(is_meant).map(|said| &said.origin);
+        gpu.map(|said| &said.origin).or_else(device)
     }
 
     /// Says which annotations ask for something that is not done here; `None` if none does. Those of

@@ -17,6 +17,9 @@ impl fmt::Display for Environment {
         line(f, "image", &self.image, |image| quoted(image))?;
         list(f, "mounts", &self.mounts)?;
         list(f, "devices", &self.devices)?;
+        if let Some(gpu) = &self.gpu {
+            line(f, "gpu", gpu, |gpu| quoted(&gpu.to_string()))?;
+        }
         if let Some(workdir) = &self.workdir {
             line(f, "workdir", workdir, |dir| quoted(&dir.to_string_lossy()))?;
         }
@@ -57,6 +60,9 @@ impl Environment {
         put("image", said(&self.image, self.image.value.as_str()));
         put("mounts", list(&self.mounts));
         put("devices", list(&self.devices));
+        if let Some(gpu) = &self.gpu {
+            put("gpu", said(gpu, gpu.value.to_string()));
+        }
         if let Some(dir) = &self.workdir {
             put("workdir", said(dir, dir.value.to_string_lossy()));
         }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     config,
-    options::{Access, Entrypoint, EnvSpec, Home, Ids, MountSpec},
+    options::{Access, Entrypoint, EnvSpec, Gpu, Home, Ids, MountSpec},
     reference::Reference,
 };
 
@@ -56,6 +56,7 @@ pub(super) fn resolve(
         home: switch(file.home, Home::Mounted, Home::LeftOut),
         ids: switch(file.remap_root, Ids::Root, Ids::Own),
         devices: last_of_each(devices?),
+        gpu: file.gpu.map(|said| said.map(|words, _| gpu(&words, variables))).transpose()?,
         name: file
             .name
             .map(|said| said.map(|name, _| parse(&expand(&name, variables)?)))
@@ -149,6 +150,15 @@ fn workdir(text: &str) -> Result<PathBuf, Problem> {
     match text.starts_with('/') {
         true => Ok(text.into()),
         false => Err(Problem::Spec(format!("workdir {text:?}: it must be an absolute path"))),
+    }
+}
+
+/// An empty list is none.
+fn gpu(words: &[String], variables: Variables<'_>) -> Result<Gpu, Problem> {
+    let words = words.iter().map(|word| expand(word, variables));
+    match words.collect::<Result<Vec<_>, _>>()?.as_slice() {
+        [] => Ok(Gpu::Nothing),
+        words => parse(&words.join(",")),
     }
 }
 

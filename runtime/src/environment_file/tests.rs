@@ -85,8 +85,9 @@ entrypoint = ["sh", "-c", "echo $$HOME"]
 writable = false
 home = false
 remap_root = true
-devices = ["/dev/fuse"]
+devices = ["/dev/fuse", "hpe.com/cxi=all"]
 name = "work"
+gpu = ["nvidia.com/gpu=0", "amd.com/gpu=${NONE:-all}"]
 
 [env]
 PATH = "/opt/bin:${OTHER:-/bin}"
@@ -120,8 +121,8 @@ fn all_keys_are_read() {
         format!("{}/site/cuda.toml:1", dir.path().display())
     );
     assert_eq!(read.mounts[2].origin.line, 4);
-    assert_eq!(read.env["NOTE"].origin.line, 16);
-    assert_eq!(read.annotations["com.hooks.ssh.port"].origin.line, 23);
+    assert_eq!(read.env["NOTE"].origin.line, 17);
+    assert_eq!(read.annotations["com.hooks.ssh.port"].origin.line, 24);
 
     let options = read.options();
     let json = serde_json::to_value(&options).unwrap();
@@ -132,7 +133,8 @@ fn all_keys_are_read() {
         "workdir": "/scratch//scratch/ada",
         "entrypoint": {"given": ["sh", "-c", "echo $HOME"]},
         "root": "ro", "ids": "root", "home": "left-out",
-        "devices": ["/dev/fuse:/dev/fuse"], "name": "work",
+        "devices": ["/dev/fuse:/dev/fuse", "hpe.com/cxi=all"], "name": "work",
+        "gpu": "nvidia.com/gpu=0,amd.com/gpu=all",
     });
     assert_eq!(json, expected);
     let request = read.request();
@@ -154,9 +156,9 @@ fn what_is_rendered_says_the_same() {
         format!("    \"/sw:/sw\",  # {here}/site/cuda.toml:1\n"),
         format!("entrypoint = [\"sh\", \"-c\", \"echo $$HOME\"]  # {here}/env.toml:6\n"),
         format!("writable = false  # {here}/env.toml:7\n"),
-        format!("DEBUG = \"\"  # {here}/env.toml:15\n"),
+        format!("DEBUG = \"\"  # {here}/env.toml:16\n"),
         format!("KEPT = \"1\"  # {here}/base.toml:4\n"),
-        format!("\"odd.name\" = \"1\"  # {here}/env.toml:17\n"),
+        format!("\"odd.name\" = \"1\"  # {here}/env.toml:18\n"),
         "NOTE = \"a \\\"b\\\" \\\\ \\u0001\\u202E漢\"".to_owned(),
     ] {
         assert!(text.contains(&line), "no {line} in {text}");
@@ -277,8 +279,8 @@ fn what_is_wrong_is_told_with_its_line() {
         ("image = ''", "neither it nor a base names an image"),
         ("image = 'a'\nmount = []", "DIR/env.toml:2: unknown key mount; did you mean mounts?"),
         (
-            "image = 'a'\n\ngpu = 1",
-            "DIR/env.toml:3: unknown key gpu; the keys are annotations, base,",
+            "image = 'a'\n\nmpi = 1",
+            "DIR/env.toml:3: unknown key mpi; the keys are annotations, base,",
         ),
         ("image = ", "DIR/env.toml:1: "),
         ("image = 'a'\nimage = 'b'", "DIR/env.toml:2: duplicate key"),
@@ -313,7 +315,12 @@ fn what_is_wrong_is_told_with_its_line() {
         ),
         ("image = 'a'\nmounts = ['/a:/b:rx']", "expected ro or rw"),
         ("image = 'a'\nmounts = ['/a:/b:sqsh']", "squashfs images cannot be mounted"),
-        ("image = 'a'\ndevices = ['nvidia.com/gpu=all']", ":2: device \"nvidia.com/gpu=all\""),
+        ("image = 'a'\ndevices = ['nvidia.com/gpu=-']", ":2: device \"nvidia.com/gpu=-\""),
+        ("image = 'a'\ngpu = 'some'", ":2: GPU \"some\": expected auto, all, none"),
+        (
+            "image = 'a'\ngpu = true",
+            ":2: gpu: expected text, or a list of texts, got true or false",
+        ),
         ("image = 'a'\nname = '../x'", ":2: container name \"../x\""),
         ("image = 'A'", ":1: image reference \"A\": repository must be lower-case"),
         ("image = 'a'\nbase = 'x'\nbase_environment = 'x'", "are the same; say one of them"),

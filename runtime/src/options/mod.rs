@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+mod device;
 mod env;
 mod mount;
 
@@ -18,6 +19,8 @@ use std::{borrow::Cow, fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+pub use device::{CdiName, DeviceSpec, Gpu};
+pub(crate) use device::{is_cdi_device, is_cdi_kind};
 pub use env::{EnvFileError, EnvSpec, read_env_file};
 pub use mount::{Access, Bind, Exec, MountSpec, Tmpfs};
 
@@ -63,6 +66,9 @@ pub struct Options {
     /// Devices that must be there, or be there under another name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<DeviceSpec>,
+    /// Which GPUs; where nothing is said, the settings decide.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<Gpu>,
     /// The container that keeps what is written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<ContainerName>,
@@ -84,6 +90,7 @@ impl Options {
             ids: self.ids.or(base.ids),
             home: self.home.or(base.home),
             devices: [base.devices, self.devices].concat(),
+            gpu: self.gpu.or(base.gpu),
             name: self.name.or(base.name),
         }
     }
@@ -156,7 +163,7 @@ macro_rules! as_text {
         }
     )*};
 }
-as_text!(MountSpec, EnvSpec, DeviceSpec, ContainerName);
+as_text!(MountSpec, EnvSpec, DeviceSpec, CdiName, Gpu, ContainerName);
 
 /// What goes before the command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,50 +195,6 @@ pub enum Home {
     Mounted,
     /// Not there. The working directory is, though it may lie in it.
     LeftOut,
-}
-
-/// A device of the host: `PATH[:TARGET]`. The host's `/dev` is there as a whole; what this adds is
-/// that the device must be there, or is there under another name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct DeviceSpec {
-    pub(crate) source: String,
-    pub(crate) target: String,
-}
-
-impl FromStr for DeviceSpec {
-    type Err = ParseError;
-
-    fn from_str(text: &str) -> Result<DeviceSpec, ParseError> {
-        let refuse = |problem: &'static str| Err(ParseError::new("device", text, problem));
-        // Container Device Interface, SPEC.md: a qualified name is VENDOR/CLASS=NAME.
-        if !text.starts_with('/') && text.contains('/') && text.contains('=') {
-            return refuse("names of the Container Device Interface are not understood yet");
-        }
-        let mut fields = text.split(':');
-        let source = fields.next().unwrap_or_default();
-        let target = fields.next().unwrap_or(source);
-        match fields.next() {
-            None | Some("rw" | "rwm") => {}
-            Some(_) => {
-                return refuse("what may be done with it is the host's to say; leave it out");
-            }
-        }
-        if fields.next().is_some() || text.contains('\0') {
-            return refuse("expected PATH[:TARGET]");
-        }
-        mount::check_path(source)
-            .and_then(|()| mount::check_target(target))
-            .map_or_else(refuse, |()| {
-                Ok(DeviceSpec { source: source.to_owned(), target: target.to_owned() })
-            })
-    }
-}
-
-impl fmt::Display for DeviceSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.source, self.target)
-    }
 }
 
 /// The name of a container that stays: letters, digits, `_`, `.` and `-`, as in docker.
@@ -308,13 +271,16 @@ mod tests {
             root: Some(Access::ReadOnly),
             ids: Some(Ids::Own),
             home: Some(Home::Mounted),
-            devices: vec!["/dev/fuse:/dev/other".parse().unwrap()],
+            devices: ["/dev/fuse:/dev/other", "a.com/b=c"].map(|text| text.parse().unwrap()).into(),
+            gpu: Some("nvidia.com/gpu=0,nvidia.com/gpu=1".parse().unwrap()),
             name: Some("a.B-1_".parse().unwrap()),
         };
         let json = serde_json::to_string(&options).unwrap();
         assert_eq!(serde_json::from_str::<Options>(&json).unwrap(), options, "{json}");
         assert_eq!(serde_json::from_str::<Options>("{}").unwrap(), Options::default());
-        for json in [r#"{"mount":[]}"#, r#"{"mounts":["a"]}"#, r#"{"name":"../x"}"#] {
+        for json in
+            [r#"{"mount":[]}"#, r#"{"mounts":["a"]}"#, r#"{"name":"../x"}"#, r#"{"gpu":"x"}"#]
+        {
             assert!(serde_json::from_str::<Options>(json).is_err(), "{json} was accepted");
         }
     }
@@ -331,7 +297,7 @@ mod tests {
         }
         assert!(problem::<EnvSpec>("A=\0").contains("NUL"));
         for (text, says) in [
-            ("nvidia.com/gpu=0", "Container Device Interface"),
+            ("nvidia.com/gpu=", "a device's name"),
             ("dev/null", "absolute"),
             ("/dev/null:x", "absolute"),
             ("/dev/null:/x:r", "leave it out"),

@@ -1,0 +1,71 @@
+//! GPUs as Slurm gives them out: real daemons, a real gres.conf, fake devices.
+
+use fixtures::{Cluster, need};
+
+use crate::SITE;
+
+#[test]
+fn a_step_gets_its_gpus_without_asking() {
+    need!(root, slurm, registry, busybox, userns, fake_gpu);
+    let cluster = Cluster::start(&SITE.sandbox, 1).with_plugin();
+    let devices = SITE.driver.path("dev/nvidia[0-1]");
+    cluster.set_gres(&format!("Name=gpu File={devices}\n"), "gpu:2");
+    let driver = SITE.driver.0.display();
+    let node_dir = SITE.sandbox.node_dir(&SITE.user);
+    SITE.sandbox.write(
+        SITE.sandbox.config(),
+        format!("node_dir = {node_dir:?}\n[gpu]\ncdi_dirs = []\ndriver_root = \"{driver}\"\n"),
+    );
+    let option = format!("--container={}", SITE.registry.name("glibc:1"));
+    let srun = |args: &[&str]| cluster.srun(&SITE.user, args);
+    // Without ConstrainDevices, as here, all devices open; which of them are a task's is in its
+    // variables.
+    assert_eq!(srun(&["--gres=gpu:1", &option, "nvidia-smi"]).success(), SITE.says(2));
+    let show =
+        "echo $SLURM_PROCID $CUDA_VISIBLE_DEVICES $SLURM_GPUS_ON_NODE; nvidia-smi >/dev/null";
+    let said = srun(&["--gres=gpu:1", &option, "sh", "-c", show]);
+    assert_eq!(said.success(), "0 0 1\n");
+    // Each task of one container has its own.
+    let args = [
+        "-n2",
+        "--gres=gpu:2",
+        "--gpus-per-task=1",
+        "--gpu-bind=single:1",
+        &option,
+        "sh",
+        "-c",
+        show,
+    ];
+    let said = srun(&args);
+    let mut lines: Vec<_> = said.clone().success().lines().map(str::to_owned).collect();
+    lines.sort();
+    assert_eq!(lines, ["0 0 2", "1 1 2"], "{said}");
+    // What an environment file asks for is carried to the node.
+    let image = SITE.registry.name("glibc:1");
+    let file = SITE.sandbox.write("srun-gpu.toml", format!("image = {image:?}\ngpu = \"all\"\n"));
+    let option = format!("--container={}", file.display());
+    assert_eq!(srun(&["--gres=gpu:2", &option, "nvidia-smi"]).success(), SITE.says(2));
+    let file = SITE
+        .sandbox
+        .write("srun-gpu-9.toml", format!("image = {image:?}\ngpu = \"nvidia.com/gpu=9\"\n"));
+    let option = format!("--container={}", file.display());
+    let said = srun(&["-n2", "--gres=gpu:2", &option, "true"]);
+    let own: Vec<_> = said.stderr.lines().filter(|line| line.contains("find device")).collect();
+    assert_eq!(own.len(), 1, "said once for both tasks: {said}");
+    assert!(own[0].contains("shifter: n1: ") && own[0].contains("nvidia.com/gpu=9"), "{said}");
+    cluster.wait_idle();
+}
+
+#[test]
+fn a_wrong_word_is_refused_before_the_job_is_queued() {
+    need!(root, slurm, registry, busybox, userns, fake_gpu);
+    let cluster = Cluster::start(&SITE.sandbox, 1).with_plugin();
+    let image = SITE.registry.name("glibc:1");
+    let file = SITE.sandbox.write("srun-odd.toml", format!("image = {image:?}\ngpu = \"2\"\n"));
+    let option = format!("--container={}", file.display());
+    let said = cluster.srun(&SITE.user, &[&option, "true"]);
+    assert!(
+        said.stderr.contains("srun-odd.toml:2") && said.stderr.contains("expected auto"),
+        "{said}"
+    );
+}
