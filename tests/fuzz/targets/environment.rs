@@ -16,7 +16,7 @@ fuzz_target!(init: { dir(); offer(seeds(), &WORDS, take) }, |data: &[u8]| {
     take(data);
 });
 
-const WORDS: [&[u8]; 33] = [
+const WORDS: [&[u8]; 34] = [
     BETWEEN.as_bytes(),
     b"base = ",
     b"base_environment = [",
@@ -26,6 +26,7 @@ const WORDS: [&[u8]; 33] = [
     b"image = 'a'\n",
     b"mounts = [",
     b"devices = [",
+    b"gpu = ",
     b"workdir = ",
     b"entrypoint = ",
     b"writable = ",
@@ -85,7 +86,7 @@ fn load(name: &str, text: &str) -> Result<Environment, Error> {
 fn seeds() -> Vec<Seed> {
     let all = "base = ['./b.toml', 'b']\nimage = 'x.io/a/b:c'\n\
          mounts = ['/a:/b:ro+private', './c:/d', '~/e', 'type=tmpfs,target=/t,tmpfs-size=1m']\n\
-         devices = ['/dev/fuse']\nworkdir = '$PLAIN'\nentrypoint = ['a', '${EMPTY:-b}', '$$']\n\
+         devices = ['/dev/fuse', 'a.com/b=c']\ngpu = ['nvidia.com/gpu=0']\nworkdir = '$PLAIN'\nentrypoint = ['a', '${EMPTY:-b}', '$$']\n\
          writable = false\nhome = false\nremap_root = true\nname = 'n'\n[env]\nX = '$A'\nY = ''\n\
          'odd.\\u0001' = '1'\n[annotations]\ncom.hooks.x.enabled = true\n[annotations.a]\nb = 1.5\n\
          c = 1979-05-27\n%%\nimage = '/x.sqsh'\nentrypoint = true\n[env]\nY = 'y'";
