@@ -124,6 +124,22 @@ fn an_image_needs_nothing_but_a_c_library() {
     }
 }
 
+/// Red Hat's images have these directories, and nobody may write to them.
+#[test]
+fn directories_that_cannot_be_written_to_take_the_driver() {
+    need!(root, registry, busybox, userns, fake_gpu);
+    let closed = ["usr/lib64", "usr/bin", "etc/ld.so.conf.d", "etc"];
+    let layer = closed.iter().fold(glibc(Layer::new()), |layer, dir| layer.dir(dir, 0o555));
+    SITE.registry.push("closed:1", &image::busybox().layer(layer).build());
+    for options in [&["--gpu"][..], &["--gpu", "--remap-root"]] {
+        let said = run(SITE.command_of("closed:1", options, &["nvidia-smi"]));
+        assert_eq!(said.success(), SITE.says(2));
+    }
+    let said =
+        run(SITE.command_of("closed:1", &[], &["cat", "/etc/ld.so.conf.d/000-shifter.conf"]));
+    assert_eq!(said.success(), "/usr/lib64\n");
+}
+
 #[test]
 fn what_an_images_cache_knows_is_still_found() {
     need!(root, registry, busybox, userns, fake_gpu);

@@ -91,17 +91,24 @@ const LINKS: [(&str, &str); 3] = [
 /// Daemons of the driver's, by their sockets.
 const SOCKETS: [&str; 2] = ["run/nvidia-persistenced/socket", "run/nvidia-fabricmanager/socket"];
 /// Where libcuda is if the linker does not know.
-const DIRECTORIES: [&str; 7] = [
+const DIRECTORIES: [&str; 8] = [
     "usr/lib64",
     "usr/lib/x86_64-linux-gnu",
     "usr/lib/aarch64-linux-gnu",
     "usr/lib/x86_64-linux-gnu/nvidia/current",
     "usr/lib/aarch64-linux-gnu/nvidia/current",
     "usr/lib64/nvidia",
+    "usr/local/nvidia/lib64",
     "usr/lib",
 ];
-const PROGRAM_DIRECTORIES: [&str; 5] =
-    ["usr/bin", "usr/sbin", "usr/local/bin", "opt/bin", "usr/lib/nvidia/current"];
+const PROGRAM_DIRECTORIES: [&str; 6] = [
+    "usr/bin",
+    "usr/sbin",
+    "usr/local/bin",
+    "opt/bin",
+    "usr/lib/nvidia/current",
+    "usr/local/nvidia/bin",
+];
 
 /// What these devices need, by their minor numbers or `all`; `None` without the driver's devices.
 pub(crate) fn find(
@@ -115,14 +122,14 @@ pub(crate) fn find(
         true => root.join("dev"),
         false => PathBuf::from("/dev"),
     };
-    if !dev.join("nvidiactl").exists() {
+    let cards = entries(&dev, |name| is_numbered(name, "nvidia"));
+    if !dev.join("nvidiactl").exists() || cards.is_empty() {
         return None;
     }
     let wants = |capability: Capability| {
         settings.capabilities.iter().any(|own| *own == capability || *own == Capability::All)
     };
     let mut found = Found::default();
-    let cards = entries(&dev, |name| is_numbered(name, "nvidia"));
     for device in devices {
         let card = dev.join(format!("nvidia{device}"));
         match *device {
