@@ -31,6 +31,7 @@
 //! | [`kept`] | containers with a name, which stay on a node |
 //! | [`environment_file`] | an image and how to run in it, written down once |
 //! | [`login`] | who somebody is at a registry |
+//! | [`squashfs`] | looking into an image that is one file |
 //! | [`request`] | what the SPANK plugin's two sides say to each other and to the launcher |
 //! | [`report`] | any error in one line, with the exit status |
 //!
@@ -78,6 +79,7 @@ pub mod report;
 #[cfg(feature = "pull")]
 pub mod repository;
 pub mod request;
+pub mod squashfs;
 #[cfg(feature = "pull")]
 pub mod store;
 pub mod suggest;
