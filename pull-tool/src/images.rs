@@ -7,7 +7,7 @@ use runtime::{
     Config,
     report::Report,
     repository::{Filter, Listed, Name, Repository, Whose},
-    store::{State, Tree, User},
+    store::{State, Stored, Tree, User},
 };
 use serde_json::{Value, json};
 
@@ -110,6 +110,7 @@ fn as_json(image: &Listed) -> Value {
         "size": stored.manifest.as_ref().map(|manifest| manifest.download_size()),
         "layers": stored.manifest.as_ref().map(|m| m.layers.iter().map(layer).collect::<Vec<_>>()),
         "state": state(stored.state),
+        "squashfs": squashfs(stored),
         "store": image.store.to_string_lossy(),
         "shared": image.whose == Whose::Site,
         "last_used": stored.used.and_then(seconds),
@@ -122,6 +123,12 @@ pub(crate) fn layer(layer: &runtime::oci::Descriptor) -> Value {
         "size": layer.size,
         "media_type": layer.media_type,
     })
+}
+
+/// The image as one file; null if there is none.
+pub(crate) fn squashfs(stored: &Stored) -> Option<Value> {
+    let file = stored.squashfs.as_ref()?;
+    Some(json!({"path": file.path.to_string_lossy(), "size": file.size}))
 }
 
 pub(crate) fn state(state: State) -> &'static str {

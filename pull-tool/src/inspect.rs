@@ -10,7 +10,7 @@ use runtime::{
 use serde_json::{Value, json};
 
 use crate::{
-    images::{layer, state, tree_as_json},
+    images::{layer, squashfs, state, tree_as_json},
     output,
 };
 
@@ -96,6 +96,7 @@ fn describe(
             "path": image.store.to_string_lossy(),
             "shared": image.whose == Whose::Site,
             "state": state(image.stored.state),
+            "squashfs": squashfs(&image.stored),
         });
         if !stores.contains(&store) {
             stores.push(store);

@@ -18,7 +18,7 @@ use nix::{
 use runtime::{
     Config, Image, Reference,
     container::{
-        self, Command, Run,
+        self, Command, Run, fuse,
         join::{Failure, Key, Step},
     },
     host::Host,
@@ -139,7 +139,8 @@ impl Setting {
             Some(site) => Config::load_from(site),
             None => Config::load(),
         };
-        let config = config.map_err(|e| Report::from(&e))?;
+        let mut config = config.map_err(|e| Report::from(&e))?;
+        config.squashfs.run = fuse::choose(config.squashfs.run, &request.options);
         let host = Host::probe().map_err(|e| Report::system("look up the calling user", &e))?;
         Node::open(&config.node_dir).map_err(|e| Report::from(&e))?;
         Ok(Setting { request, reference, config, host })

@@ -18,6 +18,10 @@ pub(crate) struct Arguments {
     /// Where to put it
     #[arg(long, value_enum, default_value_t = To::Both)]
     to: To,
+    /// Also write it to your store as one file, which runs from a parallel file system without being
+    /// expanded
+    #[arg(long)]
+    squashfs: bool,
     /// Ask for a name and a password, for this pull alone
     #[arg(long)]
     login: bool,
@@ -73,6 +77,11 @@ fn pull(arguments: &Arguments) -> Result<(), Report> {
     if arguments.login || arguments.who.is_given() {
         config.login = Some(arguments.who.ask(reference.registry())?);
     }
+    if arguments.squashfs && matches!(arguments.to, To::Node) {
+        let remedy = "leave out --squashfs, or --to node";
+        return Err(Report::usage("pull --to node --squashfs: a squashfs lies in a store", remedy));
+    }
+    config.squashfs.write |= arguments.squashfs;
     let to = arguments.to.into();
     let style = match arguments {
         Arguments { json: true, .. } => Style::Json,

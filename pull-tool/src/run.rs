@@ -5,7 +5,7 @@ use std::{env, ffi::OsString};
 use clap::Args;
 use runtime::{
     Config, Image, Options, Reference,
-    container::{self, Command, Run, terminal},
+    container::{self, Command, Run, fuse, terminal},
     environment_file::Environment,
     host::Host,
     kept::Record,
@@ -63,7 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
         let remedy = format!("write --gpu={image}");
         return Err(Report::usage(&format!("run --gpu {image}: no image is named"), &remedy));
     }
-    let config = Config::load().map_err(|e| Report::from(&e))?;
+    let mut config = Config::load().map_err(|e| Report::from(&e))?;
     let environment = environment::of(&arguments.image, &config)?;
     let environment = environment.as_ref();
     let reference = environment::image(&arguments.image, environment)?;
@@ -80,6 +80,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
         let node = Node::open(&config.node_dir).map_err(|e| Report::from(&e))?;
         node.remove_container(name).map_err(|e| Report::from(&e))?;
     }
+    config.squashfs.run = fuse::choose(config.squashfs.run, &options);
     let pinned = pinned(&reference, &options, &config);
     let mut progress = Progress::new(&reference, Style::for_people());
     let image = pull::ensure(&pinned, &config, &mut |event| progress.tell(event))

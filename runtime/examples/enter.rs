@@ -20,6 +20,7 @@ use std::{
 use runtime::{
     Config, Digest, Host, Image, Options,
     container::{self, Command, Plan, Run, join},
+    image::Form,
     report::chain,
     sys::process::reset_signals,
 };
@@ -92,6 +93,7 @@ fn prepared() -> Result<(Plan, PathBuf, Mode), Box<dyn Error>> {
         digest: Digest::of(b"test"),
         config: serde_json::from_str(&config)?,
         rootfs,
+        form: Form::Tree,
         hold: Default::default(),
     };
     let config = Config::parse(&format!("store = \"/none\"\nnode_dir = {node_dir:?}"))?;

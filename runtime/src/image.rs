@@ -14,10 +14,21 @@ pub struct Image {
     pub digest: Digest,
     /// How to run it.
     pub config: ImageConfig,
-    /// The expanded tree: complete, owned by the caller, never written to again.
+    /// The expanded tree, or the squashfs: complete, owned by the caller, never written to again.
     pub rootfs: PathBuf,
+    /// Which of the two.
+    pub form: Form,
     /// Keeps the tree where it is until the container's overlay shows that it is in use.
     pub hold: Hold,
+}
+
+/// How an image lies on this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// As a tree of files.
+    Tree,
+    /// As one file, a squashfs, which is mounted by the container's first process.
+    Squashfs,
 }
 
 /// A shared lock on a tree, if somebody could remove it. A program that is executed does not

@@ -236,7 +236,7 @@ impl From<&crate::inject::Error> for Report {
 
 impl From<&crate::container::Error> for Report {
     fn from(error: &crate::container::Error) -> Report {
-        use crate::container::Error;
+        use crate::container::{Error, fuse::Lack};
         let remedy = match error {
             Error::Namespace { .. } => "ask the administrator to let users make user namespaces",
             Error::Threads if std::env::var_os("LD_PRELOAD").is_some() => "unset LD_PRELOAD",
@@ -258,8 +258,25 @@ impl From<&crate::container::Error> for Report {
             }
             Error::Inject(error) => return error.into(),
             Error::Lacks { .. } => "end it first, or use another name",
+            Error::Squashfs { lack: Some(Lack::Device(_)), .. } => {
+                "ask the administrator to open /dev/fuse to users, or let the image be expanded: set \
+                 SHIFTER_SQUASHFS_RUN=auto"
+            }
+            Error::Squashfs { lack: Some(Lack::Program), .. } => {
+                "ask the administrator to install squashfuse, or let the image be expanded: set \
+                 SHIFTER_SQUASHFS_RUN=auto"
+            }
+            Error::Squashfs { .. } => "let the image be expanded: set SHIFTER_SQUASHFS_RUN=expand",
+            Error::Unserved { .. } => {
+                "start it anew; to have it expanded, set SHIFTER_SQUASHFS_RUN=expand"
+            }
+            Error::Unfit { .. } => "let the image be expanded: set SHIFTER_SQUASHFS_RUN=auto",
             Error::NotFound { .. } => "check its name, or give its path in the image",
             Error::Io { source, .. } if crate::sys::is_full(source) => "free space there",
+            Error::Io { op: "look into", .. } => {
+                "write it anew (shifter rmi, shifter pull --squashfs), or let the image be expanded: \
+                 set SHIFTER_SQUASHFS_RUN=expand"
+            }
             _ => "",
         };
         Report::line(&chain(error), remedy, error.exit_code())
@@ -358,6 +375,18 @@ impl From<&crate::pull::Error> for Report {
             }
             Error::StoredBlob { .. } => Report::runtime(error, "remove that file and pull again"),
             Error::Removed { .. } => Report::runtime(error, "pull again when that has ended"),
+            Error::NoProgram { package, .. } => {
+                let remedy = format!("ask the administrator to install {package}");
+                Report::runtime(error, &remedy)
+            }
+            Error::NoNamespace => {
+                Report::runtime(error, "write it on another one, or ask the administrator")
+            }
+            Error::Foreign { .. } => Report::runtime(
+                error,
+                "write one of your own (shifter pull --squashfs), or let it be expanded: set \
+                 SHIFTER_SQUASHFS_RUN=auto",
+            ),
             Error::DocumentSize { .. }
             | Error::DiffId { .. }
             | Error::Inflate { .. }
@@ -383,6 +412,8 @@ impl From<&crate::pull::Error> for Report {
             | Error::Layer { .. }
             | Error::Nowhere
             | Error::Cancelled
+            | Error::Program { .. }
+            | Error::Squash { .. }
             | Error::Full
             | Error::Threads(_) => Report::runtime(error, ""),
         }

@@ -119,6 +119,17 @@ impl Squashfs {
         }))
     }
 
+    /// The names in a directory; none if there is none.
+    pub fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        let Some(directory) = self.find(path, Last::Followed)? else { return Ok(Vec::new()) };
+        let mut names = Vec::new();
+        self.entries(&directory, |name, _| {
+            names.push(OsString::from_vec(name.to_vec()));
+            true
+        })?;
+        Ok(names)
+    }
+
     /// Reads the regular file at `path`, which is not followed if it is a link; empty if there is none,
     /// or one of more than `most` bytes.
     pub fn read(&self, path: &Path, most: u64) -> io::Result<Vec<u8>> {
@@ -161,8 +172,22 @@ impl Squashfs {
     }
 
     /// What has this name in a directory.
-    fn entry(&self, directory: &Inode, name: &[u8]) -> io::Result<Option<Inode>> {
-        let Inode::Directory { block, offset, size } = directory else { return Ok(None) };
+    fn entry(&self, directory: &Inode, wanted: &[u8]) -> io::Result<Option<Inode>> {
+        let mut found = None;
+        self.entries(directory, |name, reference| {
+            found = (name == wanted).then_some(reference);
+            found.is_none()
+        })?;
+        found.map(|reference| self.inode(reference)).transpose()
+    }
+
+    /// Goes through a directory as long as `next` wants more: names, and where their inodes are.
+    fn entries(
+        &self,
+        directory: &Inode,
+        mut next: impl FnMut(&[u8], u64) -> bool,
+    ) -> io::Result<()> {
+        let Inode::Directory { block, offset, size } = directory else { return Ok(()) };
         let length = size.saturating_sub(3);
         if length > MAX_DIRECTORY {
             return Err(damaged("a directory is too large"));
@@ -178,12 +203,13 @@ impl Squashfs {
                 let offset = fields.u16()?;
                 fields.take(4)?;
                 let length = usize::from(fields.u16()?) + 1;
-                if fields.take(length)? == name {
-                    return self.inode(u64::from(start) << 16 | u64::from(offset)).map(Some);
+                let name = fields.take(length)?;
+                if !next(name, u64::from(start) << 16 | u64::from(offset)) {
+                    return Ok(());
                 }
             }
         }
-        Ok(None)
+        Ok(())
     }
 
     fn inode(&self, reference: u64) -> io::Result<Inode> {
@@ -440,6 +466,9 @@ mod tests {
         assert_eq!(read("/etc/noise"), noise);
         assert_eq!(read("/etc/zeros"), vec![0; 400_000]);
         assert_eq!(read("/many/file-with-a-name-77"), b"77");
+        let names = image.list(Path::new("/bin/../etc")).expect("etc");
+        assert_eq!(names, ["noise", "passwd", "up", "zeros"]);
+        assert_eq!(image.list(Path::new("/many")).expect("many").len(), 2000);
         assert_eq!(read("/etc/up"), b"", "a link at the end is not followed");
         assert_eq!(image.read(Path::new("/etc/passwd"), 5).expect("too long"), b"");
     }

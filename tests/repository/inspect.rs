@@ -43,7 +43,12 @@ fn all_that_is_known_is_told_without_a_registry() {
         ("labels", json!({"org.example": "x"})),
         (
             "stores",
-            json!([{"path": place.store.to_string_lossy(), "shared": false, "state": "complete"}]),
+            json!([{
+                "path": place.store.to_string_lossy(),
+                "shared": false,
+                "state": "complete",
+                "squashfs": null,
+            }]),
         ),
     ] {
         assert_eq!(value[key], expected, "{key}");

@@ -18,6 +18,7 @@ use runtime::{
     Config, Digest, Host, Image, Options,
     config::Network,
     container::{self, Run},
+    image::Form,
     oci::ImageConfig,
     options::Gpu,
     pull::bytes,
@@ -90,6 +91,7 @@ pub(super) fn build(rootfs: &Path) -> Result<(), Report> {
         digest: Digest::of(b""),
         config: ImageConfig::default(),
         rootfs: rootfs.to_owned(),
+        form: Form::Tree,
         hold: Default::default(),
     };
     let run = Run {

@@ -171,6 +171,7 @@ impl<'a> Progress<'a> {
             Event::Reading { what, bytes } => {
                 json!({"event": "reading", "file": what, "bytes": bytes})
             }
+            Event::Squashing { bytes } => json!({"event": "squashing", "bytes": bytes}),
             Event::Waiting => json!({"event": "waiting"}),
             Event::Begin { digest, layers, bytes } => json!({
                 "event": "begin",
@@ -194,14 +195,11 @@ impl<'a> Progress<'a> {
         let going_on = self.verb.going_on();
         match event {
             Event::Reading { what, bytes: read } => {
-                let line = format!("reading {}: {}", printable(what), bytes(*read));
-                if self.style == Style::Bars {
-                    let width = terminal_size_of(std::io::stderr()).map_or(80, |(Width(w), _)| w);
-                    self.draw(&[line.chars().take(usize::from(width).saturating_sub(1)).collect()]);
-                } else if self.reminded.elapsed() >= REMINDER {
-                    self.reminded = Instant::now();
-                    self.say(&line);
-                }
+                self.remind(&format!("reading {}: {}", printable(what), bytes(*read)));
+            }
+            Event::Squashing { bytes: written } => {
+                let line = format!("writing {} as a squashfs: {}", self.reference, bytes(*written));
+                self.remind(&line);
             }
             Event::Waiting => {
                 let text = format!("waiting for another process that is {going_on}");
@@ -234,6 +232,17 @@ impl<'a> Progress<'a> {
                 let done = self.verb.done();
                 self.say(&format!("{done} {}: {account}; sha256:{digest}", self.reference));
             }
+        }
+    }
+
+    /// Says how far something is that has no end yet: one line that changes, or one now and then.
+    fn remind(&mut self, line: &str) {
+        if self.style == Style::Bars {
+            let width = terminal_size_of(std::io::stderr()).map_or(80, |(Width(w), _)| w);
+            self.draw(&[line.chars().take(usize::from(width).saturating_sub(1)).collect()]);
+        } else if self.reminded.elapsed() >= REMINDER {
+            self.reminded = Instant::now();
+            self.say(line);
         }
     }
 

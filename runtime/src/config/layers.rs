@@ -28,6 +28,8 @@ enum Kind {
     Text,
     Bool,
     Number,
+    /// One of these words.
+    Choice(&'static [&'static str]),
     /// Separated by commas.
     List,
     /// Separated by colons, as in PATH; what a later place says is searched first.
@@ -50,6 +52,8 @@ const KEYS: &[(&str, Kind)] = &[
     ("gpu.driver_root", Kind::Text),
     ("gpu.capabilities", Kind::List),
     ("gpu.ignore_hooks", Kind::List),
+    ("squashfs.write", Kind::Bool),
+    ("squashfs.run", Kind::Choice(&["auto", "mount", "expand"])),
     ("network.tries", Kind::Number),
     ("network.give_up_after", Kind::Number),
     ("network.connect_timeout", Kind::Number),
@@ -191,6 +195,7 @@ impl Kind {
             Kind::Text => text.into(),
             Kind::Bool => text.parse::<bool>().ok()?.into(),
             Kind::Number => text.parse::<u32>().ok().map(i64::from)?.into(),
+            Kind::Choice(words) => (*words.iter().find(|word| **word == text)?).into(),
             Kind::List | Kind::Path => {
                 let joint = if matches!(self, Kind::Path) { ':' } else { ',' };
                 let texts = text.split(joint).map(str::trim).filter(|text| !text.is_empty());
@@ -199,11 +204,12 @@ impl Kind {
         })
     }
 
-    fn name(self) -> &'static str {
+    fn name(self) -> String {
         match self {
-            Kind::Text | Kind::List | Kind::Path => "text",
-            Kind::Bool => "true or false",
-            Kind::Number => "a number",
+            Kind::Text | Kind::List | Kind::Path => "text".to_owned(),
+            Kind::Bool => "true or false".to_owned(),
+            Kind::Number => "a number".to_owned(),
+            Kind::Choice(words) => format!("one of {}", words.join(", ")),
         }
     }
 }
@@ -322,9 +328,11 @@ mod tests {
 
     #[test]
     fn a_variable_is_read_as_its_setting_is() {
-        for (name, good, bad) in
-            [("SHIFTER_CHECK_DIFF_IDS", "true", "maybe"), ("SHIFTER_NETWORK_MIN_RATE", "0", "-1")]
-        {
+        for (name, good, bad) in [
+            ("SHIFTER_CHECK_DIFF_IDS", "true", "maybe"),
+            ("SHIFTER_NETWORK_MIN_RATE", "0", "-1"),
+            ("SHIFTER_SQUASHFS_RUN", "mount", "fuse"),
+        ] {
             layers(&[], &[(name, good)]).expect(name);
             layers(&[], &[(name, "")]).expect("as if it were not set");
             let error = layers(&[], &[(name, bad)]).expect_err(name).to_string();
@@ -339,8 +347,12 @@ mod tests {
         for (key, _) in KEYS {
             names.push(variable(key));
             let one = |name: &str| (name == variable(key)).then(|| "1".into());
-            let is_bool = |name: &str| (name == variable(key)).then(|| "true".into());
-            layers.add_variables(one).or_else(|_| layers.add_variables(is_bool)).expect(key);
+            let other = |text: &'static str| {
+                move |name: &str| (name == variable(key)).then(|| OsString::from(text))
+            };
+            let added = layers.add_variables(one);
+            let added = added.or_else(|_| layers.add_variables(other("true")));
+            added.or_else(|_| layers.add_variables(other("auto"))).expect(key);
         }
         let (merged, origins) = layers.finish();
         let _: File = merged.try_into().expect("all are known");

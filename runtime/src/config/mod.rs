@@ -50,6 +50,8 @@ pub struct Config {
     pub env_path: Vec<PathBuf>,
     /// GPUs, and devices by name.
     pub gpu: Gpu,
+    /// Images as single files.
+    pub squashfs: Squashfs,
     /// How patient one is with the network.
     pub network: Network,
     /// What is special about some registries.
@@ -58,6 +60,29 @@ pub struct Config {
     pub login: Option<Login>,
     /// Where the values come from that are not the defaults, by their keys.
     pub origins: BTreeMap<String, Origin>,
+}
+
+/// Images as single files in the store.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Squashfs {
+    /// Whether a pull into the store writes one too.
+    pub write: bool,
+    /// How an image that has one comes onto a node.
+    pub run: SquashfsRun,
+}
+
+/// How an image that has a squashfs comes onto a node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SquashfsRun {
+    /// Mounted where that can be done, else expanded.
+    #[default]
+    Auto,
+    /// Mounted, or not at all.
+    Mount,
+    /// Expanded into memory, as if it had none.
+    Expand,
 }
 
 /// How long a registry is waited for; times in seconds.
@@ -219,6 +244,7 @@ struct File {
     env_path: Vec<PathBuf>,
     #[serde(default)]
     gpu: gpu::Group,
+    squashfs: Squashfs,
     #[serde(default)]
     network: Network,
     #[serde(default, rename = "registry")]
@@ -373,6 +399,7 @@ impl Config {
             mounts: file.mounts,
             env_path,
             gpu,
+            squashfs: file.squashfs,
             network: file.network,
             registries: file.registries,
             login: None,

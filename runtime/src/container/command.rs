@@ -86,6 +86,7 @@ fn find(plan: &Plan) -> Result<PathBuf, Error> {
         let path = PathBuf::from(name);
         return match fs::metadata(&path) {
             Ok(_) => Ok(path),
+            Err(e) if is_unserved(&e) => Err(unserved(plan)),
             Err(_) => Err(not_found(String::new())),
         };
     }
@@ -95,7 +96,11 @@ fn find(plan: &Plan) -> Result<PathBuf, Error> {
     // An empty name is looked for nowhere: with each directory it would name the directory.
     for dir in env::split_paths(path).filter(|_| !name.is_empty()) {
         let file = dir.join(name);
-        let Ok(meta) = fs::metadata(&file) else { continue };
+        let meta = match fs::metadata(&file) {
+            Ok(meta) => meta,
+            Err(e) if is_unserved(&e) => return Err(unserved(plan)),
+            Err(_) => continue,
+        };
         if meta.is_file() && meta.permissions().mode() & 0o111 != 0 {
             return Ok(file);
         }
@@ -105,6 +110,15 @@ fn find(plan: &Plan) -> Result<PathBuf, Error> {
         Some(file) => Err(not_executable(plan, &file, Errno::EACCES)),
         None => Err(not_found(format!(" (PATH {})", Plain(path)))),
     }
+}
+
+/// Whether it is FUSE's answer where its server has ended (fuse_dev_release in the kernel's sources).
+fn is_unserved(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
+}
+
+fn unserved(plan: &Plan) -> Error {
+    Error::Unserved { name: plan.argv[0].clone(), image: plan.image.to_string() }
 }
 
 /// Says why `execve` failed. Its `ENOENT` is about the interpreter, once the file itself is known

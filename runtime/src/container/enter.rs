@@ -4,6 +4,7 @@
 //! <node_dir>/mnt       tmpfs, seen in this mount namespace alone
 //!   mask-N             a file to be shown in the place of one of the host's
 //!   upper/  work/      what the container writes; one with a name has them elsewhere (kept)
+//!   lower/             the image, if it is one file (fuse)
 //!   root/              overlay: the image below, upper above ── becomes /
 //! ```
 
@@ -32,8 +33,9 @@ use nix::{
     unistd::{chdir, chroot, fchdir, getuid, pivot_root},
 };
 
-use super::{Error, Mount, Plan, Presence, io_error, target::Root};
+use super::{Error, Mount, Plan, Presence, fuse::Server, io_error, target::Root};
 use crate::{
+    image::Form,
     kept,
     options::{Access, ContainerName, Exec, Ids, Tmpfs},
     sys::mount::{mount_setattr_readonly, move_mount, open_tree, proc_path, remount_readonly},
@@ -42,7 +44,7 @@ use crate::{
 /// How long to wait for threads that have ended to be gone from the kernel's books as well.
 const REAPING: Duration = Duration::from_secs(1);
 
-const DIR: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+pub(super) const DIR: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
 /// Builds the container and moves the calling process into it.
 pub(super) fn build(plan: &Plan) -> Result<(), Error> {
@@ -50,13 +52,18 @@ pub(super) fn build(plan: &Plan) -> Result<(), Error> {
     let mount_point = plan.node_dir.join("mnt");
     own_directory(&mount_point)?;
 
+    // 0. What serves the image, if that is one file: it stays outside.
+    let server = match plan.form {
+        Form::Tree => None,
+        Form::Squashfs => Some(Server::start(plan)?),
+    };
     // 1. Namespaces. In the new user namespace the process may do anything to what is its own.
     new_namespaces(plan)?;
     // 2. The host's part, cloned while there is nothing of ours that it could include.
     let trees = clone_trees(plan)?;
     // 3. The root.
     let old_umask = umask(Mode::from_bits_retain(0o022));
-    let built = new_root(plan, &mount_point).and_then(|root| {
+    let built = new_root(plan, &mount_point, server).and_then(|root| {
         // 4. Everything into its place.
         fill(plan, &mount_point, &root, trees)?;
         if plan.options.root == Some(Access::ReadOnly) {
@@ -186,7 +193,7 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 /// Mounts memory on `mount_point` and the overlay in it, and returns the overlay's root.
-fn new_root(plan: &Plan, mount_point: &Path) -> Result<OwnedFd, Error> {
+fn new_root(plan: &Plan, mount_point: &Path, server: Option<Server>) -> Result<OwnedFd, Error> {
     let at = |e: Errno| io_error("mount tmpfs on", mount_point)(e.into());
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     // Before the name below is hidden by what is mounted here.
@@ -205,8 +212,14 @@ fn new_root(plan: &Plan, mount_point: &Path) -> Result<OwnedFd, Error> {
         None => (subdirectory("upper").map_err(at)?, subdirectory("work").map_err(at)?),
     };
     let root = subdirectory("root").map_err(at)?;
-    let lower = open(&plan.rootfs, DIR, Mode::empty())
-        .map_err(|e| io_error("open image", &plan.rootfs)(e.into()))?;
+    let lower = match server {
+        Some(server) => {
+            subdirectory("lower").map_err(at)?;
+            server.mount(plan, &tmpfs, "lower")?
+        }
+        None => open(&plan.rootfs, DIR, Mode::empty())
+            .map_err(|e| io_error("open image", &plan.rootfs)(e.into()))?,
+    };
 
     // Descriptors as paths: nothing to escape, nothing too long for mount(2)'s one page, and no
     // second walk. userxattr is what the kernel lets a user namespace have (overlayfs.rst).

@@ -20,7 +20,7 @@ use nix::{fcntl::OFlag, sys::stat::Mode, unistd::Gid};
 use crate::{Host, sys::beneath};
 
 /// Largest identity file that is read from an image, in bytes.
-const MAX_FILE: u64 = 1 << 20;
+pub(super) const MAX_FILE: u64 = 1 << 20;
 
 /// What `/etc/nsswitch.conf` says inside: the files that were just made sane, and name servers.
 /// An image's own may name services whose daemons and libraries are on no compute node.

@@ -37,13 +37,15 @@
 //!   `/etc` files are made there.
 //! - Every mount target is resolved by the kernel with the new root as its root, and the last
 //!   component is never followed ([`crate::sys::beneath`]).
-//! - No process of ours stays behind. Only one that relays a terminal lives as long as the program.
+//! - No process of ours stays behind. Only one that relays a terminal lives as long as the program,
+//!   and one that serves an image which is one file ([`fuse`]) as long as the container.
 
 #![forbid(unsafe_code)]
 
 mod command;
 mod devices;
 mod enter;
+pub mod fuse;
 mod identity;
 pub mod join;
 mod named;
@@ -140,6 +142,32 @@ pub enum Error {
         rootfs: PathBuf,
         /// What it means.
         cause: String,
+    },
+    /// The image is one file, and cannot be mounted.
+    #[error("mount {}: {cause}", Plain(path))]
+    Squashfs {
+        /// The file.
+        path: PathBuf,
+        /// What it means.
+        cause: String,
+        /// What is not here, if it is that.
+        lack: Option<fuse::Lack>,
+    },
+    /// The image is one file, and nobody reads it any more.
+    #[error("run {name:?} in {image}: the server of its squashfs was killed")]
+    Unserved {
+        /// The command.
+        name: OsString,
+        /// Which image.
+        image: String,
+    },
+    /// The image is one file, and what is asked for takes an expanded one.
+    #[error("mount {}: {problem}", Plain(path))]
+    Unfit {
+        /// The file.
+        path: PathBuf,
+        /// What is asked for.
+        problem: &'static str,
     },
     /// A mount point cannot be made.
     #[error("make mount point {} in {image}", Plain(path))]

@@ -17,13 +17,15 @@ use nix::{
     unistd::{Gid, Uid},
 };
 
-use super::{Command, Error, Run, devices, identity, io_error, named};
+use super::{Command, Error, Run, devices, fuse, identity, io_error, named};
 use crate::{
     Config, Digest, Host, Image, Options, Reference, environment,
+    image::Form,
     inject::{self, Applied, Injection, Link, access, access::Denial},
     kept::{self, Record},
     options::{Access, Bind, DeviceSpec, Entrypoint, EnvSpec, Home, Ids, MountSpec, Tmpfs},
     report::chain,
+    squashfs::{Kind, Squashfs},
     sys::{beneath, mount::proc_path},
 };
 
@@ -95,6 +97,7 @@ pub struct Plan {
     pub(super) image: Reference,
     pub(super) digest: Digest,
     pub(super) rootfs: PathBuf,
+    pub(super) form: Form,
     pub(super) node_dir: PathBuf,
     pub(super) uid: Uid,
     pub(super) gid: Gid,
@@ -171,6 +174,11 @@ pub fn plan(
         let found = env.iter().find(|(name, _)| name == wanted);
         found.map(|(_, value)| value.clone())
     })?;
+    if image.form == Form::Squashfs
+        && let Some(problem) = fuse::is_unfit(&run.options)
+    {
+        return Err(Error::Unfit { path: image.rootfs.clone(), problem });
+    }
     let mut upper = None;
     if let Some(name) = &run.options.name
         && let Some(record) = Record::of(&config.node_dir, name)
@@ -213,6 +221,29 @@ impl Facts {
         injection: Injection,
         options: &Options,
     ) -> Result<Facts, Error> {
+        let asked = options.devices.iter().filter_map(|device| match device {
+            DeviceSpec::Path { target, .. } => Some(Path::new(target)),
+            DeviceSpec::Cdi(_) => None,
+        });
+        let edits = &injection.edits;
+        let devices = edits.devices.iter().map(|device| &*device.target);
+        let mounted = edits.mounts.iter().map(|mount| &*mount.target);
+        let targets: Vec<&Path> = devices.chain(mounted).chain(asked).collect();
+        let dev = devices::mounts(&targets);
+        let facts = match image.form {
+            Form::Tree => Facts::of_tree(image, host, upper, &injection)?,
+            Form::Squashfs => Facts::of_squashfs(&image.rootfs, host, &injection)
+                .map_err(io_error("look into", &image.rootfs))?,
+        };
+        Ok(Facts { injection, dev, ..facts })
+    }
+
+    fn of_tree(
+        image: &Image,
+        host: &Host,
+        upper: Option<&File>,
+        injection: &Injection,
+    ) -> Result<Facts, Error> {
         let root = File::open(&image.rootfs).map_err(io_error("open image", &image.rootfs))?;
         let read = |path: &str| -> Result<Vec<u8>, Error> {
             for tree in [upper, Some(&root)].into_iter().flatten() {
@@ -224,26 +255,35 @@ impl Facts {
             }
             Ok(Vec::new())
         };
-        let edits = &injection.edits;
-        let tree = inject::Tree(upper.into_iter().chain([&root]).collect());
-        let applied = inject::apply(edits, &tree);
-        let asked = options.devices.iter().filter_map(|device| match device {
-            DeviceSpec::Path { target, .. } => Some(Path::new(target)),
-            DeviceSpec::Cdi(_) => None,
-        });
-        let devices = edits.devices.iter().map(|device| &*device.target);
-        let mounted = edits.mounts.iter().map(|mount| &*mount.target);
-        let targets: Vec<&Path> = devices.chain(mounted).chain(asked).collect();
-        let dev = devices::mounts(&targets);
+        let tree = inject::Tree::of(upper.into_iter().chain([&root]));
         Ok(Facts {
-            injection,
-            applied,
-            dev,
+            applied: inject::apply(&injection.edits, &tree),
             passwd: read("/etc/passwd")?,
             group: read("/etc/group")?,
             has_shell: host.shell.is_absolute() && identity::exists(&root, &host.shell),
             has_apt: identity::exists(&root, Path::new(APT_SETTINGS)),
             cwd_is_taken: host.cwd.as_deref().is_some_and(|cwd| is_taken(&root, cwd)),
+            ..Facts::default()
+        })
+    }
+
+    /// The same of an image that is not mounted yet.
+    fn of_squashfs(file: &Path, host: &Host, injection: &Injection) -> io::Result<Facts> {
+        let image = Squashfs::open(file)?;
+        let read = |path| image.read(Path::new(path), identity::MAX_FILE);
+        let exists = |path: &Path| Ok::<_, io::Error>(image.kind(path)?.is_some());
+        let is_taken = |path| {
+            let kind = image.kind(path)?;
+            Ok::<_, io::Error>(kind.is_some_and(|kind| kind != Kind::EmptyDirectory))
+        };
+        Ok(Facts {
+            applied: inject::apply(&injection.edits, &inject::Tree::packed(&image)),
+            passwd: read("/etc/passwd")?,
+            group: read("/etc/group")?,
+            has_shell: host.shell.is_absolute() && exists(&host.shell)?,
+            has_apt: exists(Path::new(APT_SETTINGS))?,
+            cwd_is_taken: host.cwd.as_deref().map_or(Ok(false), is_taken)?,
+            ..Facts::default()
         })
     }
 }
@@ -324,6 +364,7 @@ fn compose(
         image: image.reference.clone(),
         digest: image.digest.clone(),
         rootfs: image.rootfs.clone(),
+        form: image.form,
         node_dir: config.node_dir.clone(),
         uid: host.uid,
         gid: host.gid,
@@ -545,6 +586,7 @@ mod tests {
             digest: Digest::of(b""),
             config: serde_json::from_str(&format!(r#"{{"config":{run}}}"#)).unwrap(),
             rootfs: "/shm/trees/e3b0".into(),
+            form: Form::Tree,
             hold: Default::default(),
         }
     }

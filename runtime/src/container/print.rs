@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::{Mount, Plain, Plan, Presence, Workdir};
 use crate::{
+    image::Form,
     kept,
     options::{Access, Exec, Ids, Tmpfs},
     report::printable,
@@ -19,6 +20,9 @@ impl fmt::Display for Plan {
             _ => writeln!(f, "ids      uid {} gid {}, as on the host", self.uid, self.gid)?,
         }
         write!(f, "root     {}, ", Plain(&self.rootfs))?;
+        if self.form == Form::Squashfs {
+            f.write_str("mounted by squashfuse_ll, ")?;
+        }
         match (&self.options.name, self.options.root) {
             (_, Some(Access::ReadOnly)) => f.write_str("read-only\n")?,
             (None, _) => f.write_str("changes go to memory and end with it\n")?,

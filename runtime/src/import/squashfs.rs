@@ -23,7 +23,7 @@ use crate::{
     digest::Digest,
     pull,
     store::{Node, Stage},
-    sys::confine::confine,
+    sys::confine::{Identity, confine},
 };
 
 const PROGRAM: &str = "unsquashfs";
@@ -69,7 +69,7 @@ fn unpack(
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(said);
-    confine(&mut command, stage.path()).map_err(system)?;
+    confine(&mut command, stage.path(), Identity::Own).map_err(system)?;
     let child = command.spawn().map_err(|source| Error::NoProgram {
         program: PROGRAM,
         package: PACKAGE,

@@ -8,7 +8,7 @@ use std::{
     collections::BTreeSet,
     ffi::{OsStr, OsString},
     fs::{self, File},
-    io::Read,
+    io::{self, Read, Seek as _, Write as _},
     os::{
         fd::{AsFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -16,14 +16,23 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::{fcntl::OFlag, sys::stat::Mode};
+use nix::{
+    fcntl::OFlag,
+    sys::{
+        memfd::{MFdFlags, memfd_create},
+        stat::Mode,
+    },
+};
 
 use super::{
     Bind, Edits, Link,
     elf::Library,
     ldcache::{Cache, Entry},
 };
-use crate::sys::{beneath, mount::proc_path};
+use crate::{
+    squashfs::{Kind, Squashfs},
+    sys::{beneath, mount::proc_path},
+};
 
 const CACHE: &str = "/etc/ld.so.cache";
 /// What `ldconfig` reads when a package manager runs it inside: the cache is then made anew.
@@ -32,21 +41,40 @@ const CONFIG_DIR: &str = "/etc/ld.so.conf.d";
 const CONFIG: &str = "/etc/ld.so.conf.d/000-shifter.conf";
 /// The largest cache that is read from an image, in bytes.
 const MAX_CACHE: u64 = 16 << 20;
+/// The largest library that is read from an image that is one file, in bytes.
+const MAX_LIBRARY: u64 = 128 << 20;
 /// Where images of NVIDIA's have a libcuda for drivers that are older than it.
 const COMPAT_DIR: &str = "/usr/local/cuda/compat";
 
 /// The tree of an image, the layers that were written later first. It is somebody else's: what is
 /// read of it is data, and found beneath its root (SECURITY R18).
-pub(crate) struct Tree<'a>(pub(crate) Vec<&'a File>);
+pub(crate) struct Tree<'a> {
+    dirs: Vec<&'a File>,
+    /// The image, where it is one file and not mounted yet.
+    packed: Option<&'a Squashfs>,
+}
 
-impl Tree<'_> {
+impl<'a> Tree<'a> {
+    /// Of these directories, one over the other.
+    pub(crate) fn of(dirs: impl IntoIterator<Item = &'a File>) -> Tree<'a> {
+        Tree { dirs: dirs.into_iter().collect(), packed: None }
+    }
+
+    /// Of an image that is one file.
+    pub(crate) fn packed(image: &'a Squashfs) -> Tree<'a> {
+        Tree { dirs: Vec::new(), packed: Some(image) }
+    }
+
     fn open(&self, path: &Path, flags: OFlag) -> Option<OwnedFd> {
         let open = |root: &&File| beneath::open(root.as_fd(), path, flags, Mode::empty()).ok();
-        self.0.iter().find_map(open)
+        self.dirs.iter().find_map(open)
     }
 
     /// A regular file; a fifo would wait for ever.
     fn file(&self, path: &Path) -> Option<File> {
+        if let Some(image) = self.packed {
+            return unpacked(image, path).ok();
+        }
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         let file = File::from(self.open(path, flags)?);
         file.metadata().ok()?.is_file().then_some(file)
@@ -61,15 +89,22 @@ impl Tree<'_> {
 
     /// Names in a directory; none if there is none.
     fn list(&self, dir: &str) -> BTreeSet<OsString> {
+        if let Some(image) = self.packed {
+            return image.list(Path::new(dir)).unwrap_or_default().into_iter().collect();
+        }
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let open =
             |root: &&File| beneath::open(root.as_fd(), Path::new(dir), flags, Mode::empty()).ok();
-        let dirs = self.0.iter().filter_map(open);
+        let dirs = self.dirs.iter().filter_map(open);
         let entries = dirs.filter_map(|dir| fs::read_dir(proc_path(dir.as_fd())).ok());
         entries.flatten().flatten().map(|entry| entry.file_name()).collect()
     }
 
     fn has_dir(&self, path: &str) -> bool {
+        if let Some(image) = self.packed {
+            let kind = image.kind(Path::new(path));
+            return matches!(kind, Ok(Some(Kind::Directory | Kind::EmptyDirectory)));
+        }
         self.open(Path::new(path), OFlag::O_PATH | OFlag::O_DIRECTORY).is_some()
     }
 
@@ -80,6 +115,18 @@ impl Tree<'_> {
         let begins = |with: &str| names.iter().any(|n| n.as_bytes().starts_with(with.as_bytes()));
         begins("ld-musl-") && !begins("ld-linux") && !begins("ld64.so")
     }
+}
+
+/// A regular file of an image that is one file, copied to memory. Libraries are the largest.
+fn unpacked(image: &Squashfs, path: &Path) -> io::Result<File> {
+    let content = image.read(path, MAX_LIBRARY)?;
+    if content.is_empty() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let mut file = File::from(memfd_create(c"unpacked", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(&content)?;
+    file.rewind()?;
+    Ok(file)
 }
 
 /// What is added to a plan besides the edits' own mounts and devices.
@@ -250,7 +297,7 @@ mod tests {
     fn a_library_is_found_by_the_name_that_it_gives_itself() {
         let Some(libc) = libc() else { return };
         let (dir, root) = image();
-        let applied = apply(&edits(&libc), &Tree(vec![&root]));
+        let applied = apply(&edits(&libc), &Tree::of([&root]));
         let link = Link { path: "/drv/libc.so.6".into(), target: "libthere.so.1.2".into() };
         assert_eq!(applied.links, [link]);
         let entries = cache(&applied).entries().to_vec();
@@ -260,11 +307,11 @@ mod tests {
         let mut own = Cache::default();
         own.put([Entry { name: "libown.so".into(), path: "/own".into(), flags: 3, hwcap: 0 }]);
         fs::write(dir.path().join("etc/ld.so.cache"), own.to_bytes()).unwrap();
-        let applied = apply(&edits(&libc), &Tree(vec![&root]));
+        let applied = apply(&edits(&libc), &Tree::of([&root]));
         assert_eq!(cache(&applied).entries().len(), 2);
         fs::remove_file(dir.path().join("etc/ld.so.cache")).unwrap();
         nix::unistd::mkfifo(&dir.path().join("etc/ld.so.cache"), Mode::S_IRWXU).unwrap();
-        let applied = apply(&edits(&libc), &Tree(vec![&root]));
+        let applied = apply(&edits(&libc), &Tree::of([&root]));
         assert_eq!(cache(&applied).entries().len(), 1);
     }
 
@@ -279,7 +326,7 @@ mod tests {
         let mut edits = edits(host.path());
         edits.mounts[0].target = "/drv".into();
         edits.ld_dirs = vec!["/drv/lib".into()];
-        let applied = apply(&edits, &Tree(vec![&root]));
+        let applied = apply(&edits, &Tree::of([&root]));
         assert!(applied.links.is_empty());
         assert_eq!(cache(&applied).entries()[0].path, Path::new("/drv/lib/libthere.so.1.2"));
     }
@@ -289,11 +336,11 @@ mod tests {
         let Some(libc) = libc() else { return };
         let (dir, root) = image();
         fs::write(dir.path().join("lib/ld-musl-x86_64.so.1"), "").unwrap();
-        let applied = apply(&edits(&libc), &Tree(vec![&root]));
+        let applied = apply(&edits(&libc), &Tree::of([&root]));
         assert_eq!(applied.library_path, [Path::new("/drv")]);
         assert!(applied.files.is_empty() && applied.warnings[0].contains("musl"));
         fs::write(dir.path().join("lib64/ld-linux-x86-64.so.2"), "").unwrap();
-        assert!(apply(&edits(&libc), &Tree(vec![&root])).library_path.is_empty(), "both");
+        assert!(apply(&edits(&libc), &Tree::of([&root])).library_path.is_empty(), "both");
     }
 
     #[test]
@@ -307,7 +354,7 @@ mod tests {
         let found = |host: &str| {
             let mut edits = edits(&libc);
             edits.cuda_compat = Some(host.to_owned());
-            let entries = cache(&apply(&edits, &Tree(vec![&root]))).entries().to_vec();
+            let entries = cache(&apply(&edits, &Tree::of([&root]))).entries().to_vec();
             assert_eq!(entries.len(), 1);
             entries[0].path.display().to_string()
         };
@@ -323,6 +370,6 @@ mod tests {
         let link = |path: &str| Link { path: path.into(), target: "x".into() };
         let mut edits = edits(Path::new("/no/such"));
         edits.symlinks = vec![link("/drv/libthere.so.1.2"), link("/drv/a"), link("/drv/a")];
-        assert_eq!(apply(&edits, &Tree(vec![&root])).links, [link("/drv/a")]);
+        assert_eq!(apply(&edits, &Tree::of([&root])).links, [link("/drv/a")]);
     }
 }

@@ -36,6 +36,11 @@ pub enum Event<'a> {
         /// The layers that are being read, the earliest begun first.
         layers: &'a [Flight<'a>],
     },
+    /// The tree is being written as one file; several times a second.
+    Squashing {
+        /// Bytes written so far.
+        bytes: u64,
+    },
     /// Something went wrong and is tried again; or takes long.
     Trouble(&'a str),
     /// One layer is there and verified.

@@ -81,8 +81,7 @@ pub(crate) fn bring(
     pull.keep = to != To::Node;
     pull.check_archives = true;
     let documents = take(&mut pull, local)?;
-    let unchanged = pull.bring(&documents, tell)?;
-    pull.note(&documents);
+    let unchanged = pull.bring_as_wanted(&documents, tell)?;
     Ok(Pulled { digest: documents.digest, unchanged })
 }
 

@@ -20,6 +20,7 @@ mod gzip {
 }
 mod layers;
 mod local;
+mod squash;
 mod stream;
 
 use std::{
@@ -39,9 +40,9 @@ pub(crate) use self::{
 };
 use self::{documents::found_in, event::Troubles};
 use crate::{
-    config::Config,
+    config::{Config, SquashfsRun},
     digest::Digest,
-    image::Image,
+    image::{Form, Hold, Image},
     layer,
     oci::{self, Descriptor, Platform},
     reference::Reference,
@@ -177,6 +178,37 @@ pub enum Error {
         /// Which.
         digest: Digest,
     },
+    /// Another program that is needed and not there.
+    #[error("write squashfs: {program}: not found")]
+    NoProgram {
+        /// Its name.
+        program: &'static str,
+        /// Debian's package of it.
+        package: &'static str,
+    },
+    /// Another program that failed.
+    #[error("write squashfs: {program}: {said}")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// The first line that it said.
+        said: String,
+    },
+    /// The program is not to write anywhere else, and cannot be kept from it.
+    #[error("write squashfs: users can make no user namespaces on this host")]
+    NoNamespace,
+    /// Another program that could not be run.
+    #[error("write squashfs")]
+    Squash {
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The image's single file is to be mounted, and what is written to it could not be copied.
+    #[error("mount {}: it belongs to another user or group", path.display())]
+    Foreign {
+        /// Where it lies.
+        path: PathBuf,
+    },
     /// SIGINT, SIGTERM or SIGHUP.
     #[error("interrupted by signal {0}")]
     Interrupted(i32),
@@ -241,8 +273,7 @@ pub fn pull(
     let mut pull = Pull::new(config, &remote, store, node);
     pull.keep = to != To::Node;
     let documents = pull.documents(None, platform, tell)?;
-    let unchanged = pull.bring(&documents, tell)?;
-    pull.note(&documents);
+    let unchanged = pull.bring_as_wanted(&documents, tell)?;
     Ok(Pulled { digest: documents.digest, unchanged })
 }
 
@@ -258,6 +289,17 @@ pub fn ensure(
     let pull = Pull::new(config, &remote, store, Some(node));
     let known = pull.known()?;
     let documents = pull.documents(known, &Platform::host(), tell)?;
+    if let Some(squashfs) = pull.mountable(&documents)? {
+        pull.note(&documents);
+        return Ok(Image {
+            reference: reference.clone(),
+            digest: documents.digest,
+            config: documents.config,
+            rootfs: squashfs,
+            form: Form::Squashfs,
+            hold: Hold::default(),
+        });
+    }
     let node = pull.node.as_ref().expect("opened above");
     for _ in 0..MAX_BRINGS {
         pull.bring(&documents, tell)?;
@@ -267,7 +309,8 @@ pub fn ensure(
         };
         pull.note(&documents);
         let (reference, digest) = (reference.clone(), documents.digest);
-        return Ok(Image { reference, digest, config: documents.config, rootfs, hold });
+        let (config, form) = (documents.config, Form::Tree);
+        return Ok(Image { reference, digest, config, rootfs, form, hold });
     }
     Err(Error::Removed { digest: documents.digest })
 }
@@ -400,6 +443,25 @@ impl<'a> Pull<'a> {
         }
     }
 
+    /// The image as one file, if a store has that and it is to be mounted. An image that is expanded
+    /// on this node already is quicker from there.
+    fn mountable(&self, documents: &Documents) -> Result<Option<PathBuf>, Error> {
+        let (run, image) = (self.config.squashfs.run, &documents.digest);
+        let mut stores = self.shared().chain(&self.store);
+        let is_expanded = self.node.as_ref().is_some_and(|node| node.tree(image).is_some());
+        if run == SquashfsRun::Expand || (run == SquashfsRun::Auto && is_expanded) {
+            return Ok(None);
+        }
+        let found: Vec<_> = stores.by_ref().filter_map(|store| store.squashfs(image)).collect();
+        match (found.iter().find(|squashfs| squashfs.is_own), found.first()) {
+            (Some(own), _) => Ok(Some(own.path.clone())),
+            (None, Some(foreign)) if run == SquashfsRun::Mount => {
+                Err(Error::Foreign { path: foreign.path.clone() })
+            }
+            (None, _) => Ok(None),
+        }
+    }
+
     /// Finds the manifest and the configuration. `known` is the manifest's digest, if it is known
     /// without the registry.
     fn documents(
@@ -432,6 +494,43 @@ impl<'a> Pull<'a> {
             put.map_err(|error| no_files(Error::Node(error), node))?;
         }
         Ok(documents)
+    }
+
+    /// Brings the image to where it is wanted, in all forms that are wanted. Returns whether nothing was
+    /// missing.
+    fn bring_as_wanted(
+        &mut self,
+        documents: &Documents,
+        tell: &mut dyn FnMut(Event<'_>),
+    ) -> Result<bool, Error> {
+        let mut unchanged = true;
+        for _ in 0..MAX_BRINGS {
+            // A squashfs is made of the tree, which need not stay.
+            let mut passing = None;
+            if self.node.is_none() && self.lacks_squashfs(documents).is_some() {
+                let node = Node::open(&self.config.node_dir).map_err(Error::Node)?;
+                passing = node.tree(&documents.digest).is_none().then(|| node.clone());
+                self.node = Some(node);
+            }
+            unchanged &= self.bring(documents, tell)?;
+            let squashed = match self.lacks_squashfs(documents) {
+                Some(_) => {
+                    unchanged = false;
+                    self.squash(documents, tell)
+                }
+                None => Ok(true),
+            };
+            if let Some(node) = passing {
+                // Who has begun to use it keeps it.
+                node.remove_image(&documents.digest).map_err(Error::Node)?;
+                self.node = None;
+            }
+            if squashed? {
+                self.note(documents);
+                return Ok(unchanged);
+            }
+        }
+        Err(Error::Removed { digest: documents.digest.clone() })
     }
 
     /// Brings the layers to where they are missing, and gives the image its name in the store.
@@ -494,6 +593,7 @@ impl<'a> Pull<'a> {
             let blobs = store.blobs();
             let named = self.reference.map(|reference| store.find(reference));
             matches!(named, Some(Ok(Some(digest))) if digest == documents.digest)
+                && (!self.config.squashfs.write || store.squashfs(&documents.digest).is_some())
                 && documents.manifest.layers.iter().all(|layer| blobs.find(layer).is_some())
         };
         self.store.as_ref().filter(|_| self.keep && !self.shared().any(has))

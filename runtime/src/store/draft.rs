@@ -107,6 +107,11 @@ impl Draft {
         Ok(())
     }
 
+    /// Writes out what another program has written to it.
+    pub(super) fn sync(&self) -> Result<(), Error> {
+        self.file.sync_all().map_err(|e| Error::new("write", &self.path, e))
+    }
+
     /// Takes all of a small file.
     pub(super) fn with(mut self, bytes: &[u8]) -> Result<Draft, Error> {
         self.file.write_all(bytes).map_err(|e| self.error(e))?;

@@ -6,7 +6,7 @@
 //!
 //! Other tools know nothing of leases. What one of them has put into the store and not named yet goes.
 
-use std::{collections::BTreeSet, fs, io, time::SystemTime};
+use std::{collections::BTreeSet, fs, io, path::PathBuf, time::SystemTime};
 
 use serde_json::Value;
 
@@ -99,14 +99,23 @@ impl Store {
         for entry in targets {
             self.add_needed(entry, &mut needed)?;
         }
-        let sizes = needed.iter().filter_map(|digest| fs::metadata(self.blobs().path(digest)).ok());
-        Ok(sizes.map(|metadata| metadata.len()).sum())
+        let files = needed.iter().flat_map(|digest| self.files_of(digest));
+        Ok(files.filter_map(|path| fs::metadata(path).ok()).map(|metadata| metadata.len()).sum())
+    }
+
+    /// Where what has this digest lies, or would: the blob, and if it is a manifest, the image as one
+    /// file.
+    fn files_of(&self, digest: &Digest) -> [PathBuf; 2] {
+        [self.blobs().path(digest), self.squashfs_path(digest)]
     }
 
     fn candidates(&self, names: &[Entry], reach: Reach) -> Result<BTreeSet<Digest>, Error> {
         let mut candidates = BTreeSet::new();
         match reach {
-            Reach::All => candidates.extend(self.blobs().list()?.into_iter().map(|(blob, _)| blob)),
+            Reach::All => {
+                candidates.extend(self.blobs().list()?.into_iter().map(|(blob, _)| blob));
+                candidates.extend(self.squashfs_list());
+            }
             Reach::Theirs => {
                 for entry in names {
                     self.add_needed(entry, &mut candidates)?;
@@ -181,10 +190,16 @@ impl Store {
         mode: Mode,
     ) -> Result<Freed, Error> {
         let mut freed = Freed { names, files: 0, bytes: 0 };
-        for digest in candidates.difference(needed) {
-            let Ok(metadata) = fs::metadata(self.blobs().path(digest)) else { continue };
+        for path in candidates.difference(needed).flat_map(|digest| self.files_of(digest)) {
+            let Ok(metadata) = fs::metadata(&path) else { continue };
             if mode == Mode::Do {
-                self.blobs().remove(digest)?;
+                // What is not there is removed already.
+                match fs::remove_file(&path) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                        return Err(Error::new("remove", path, e));
+                    }
+                    _ => {}
+                }
             }
             freed.files += 1;
             freed.bytes += metadata.len();

@@ -216,7 +216,12 @@ impl Store {
         self.lease("index", &[], || {})
     }
 
-    fn lease(&self, name: &str, pins: &[&Digest], waiting: impl FnOnce()) -> Result<Lease, Error> {
+    pub(super) fn lease(
+        &self,
+        name: &str,
+        pins: &[&Digest],
+        waiting: impl FnOnce(),
+    ) -> Result<Lease, Error> {
         // Not in a store that another tool has made, or an earlier release.
         for dir in [self.partial(), self.locks()] {
             match DirBuilder::new().mode(0o700).create(&dir) {

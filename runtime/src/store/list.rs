@@ -2,7 +2,7 @@
 
 use std::{fs, time::SystemTime};
 
-use super::{Blobs, Entry, Error, Store};
+use super::{Blobs, Entry, Error, Squashfs, Store};
 use crate::{
     digest::Digest,
     oci::{self, Descriptor, Document, ImageConfig, Manifest, Platform},
@@ -35,6 +35,8 @@ pub struct Stored {
     pub config: Option<ImageConfig>,
     /// Whether it can be run.
     pub state: State,
+    /// The same as one file, if there is that.
+    pub squashfs: Option<Squashfs>,
     /// When it was last used, or brought.
     pub used: Option<SystemTime>,
 }
@@ -62,10 +64,10 @@ impl Store {
                 None => break,
             }
         }
-        let used = self.last_used(&digest);
+        let (used, squashfs) = (self.last_used(&digest), self.squashfs(&digest));
         let Some(manifest) = found else {
             let state = state_of(self.blobs(), &digest);
-            return Stored { entry, digest, manifest: None, config: None, state, used };
+            return Stored { entry, digest, manifest: None, config: None, state, squashfs, used };
         };
         let config = self.blobs().document(&manifest.config.digest);
         let config = config.and_then(|bytes| ImageConfig::parse(&bytes, &manifest).ok());
@@ -80,7 +82,7 @@ impl Store {
             () if states.contains(&State::Incomplete) => State::Incomplete,
             () => State::Complete,
         };
-        Stored { entry, digest, manifest: Some(manifest), config, state, used }
+        Stored { entry, digest, manifest: Some(manifest), config, state, squashfs, used }
     }
 }
 

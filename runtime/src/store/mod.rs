@@ -8,9 +8,12 @@
 //!   blobs/sha256/HEX      complete and verified, or absent
 //!   partial/HEX           a layer, whole and verified, whose image is not complete yet
 //!   partial/HEX.…         what has come of it; who is stopped leaves it, the next one goes on
+//!   squashfs/HEX.sqfs     the image whose manifest has that digest, as one file, if wanted
 //!   locks/HEX             lease: one puller per image, and what it needs meanwhile
+//!   locks/squashfs-HEX    lease: one writer of that file
 //!   locks/index           lease: one writer of the index
-//!   partial/spool.…       an archive that is being imported; gone with the process
+//!   partial/spool.…       an archive that is being imported, a squashfs that is being written;
+//!                         gone with the process
 //!
 //! Node: expanded images, on a tmpfs of the node
 //!   blobs/sha256/HEX      manifests and configurations of the trees
@@ -38,6 +41,7 @@ mod list;
 mod node;
 mod owner;
 mod room;
+mod squashfs;
 mod trees;
 mod usage;
 
@@ -58,6 +62,7 @@ pub use self::{
     list::{State, Stored},
     node::{Lock, Node, Stage},
     room::{Limit, Room},
+    squashfs::Squashfs,
     trees::{Removal, Tree, User},
 };
 
@@ -89,7 +94,7 @@ impl Error {
 
     /// The store or node directory that it happened in.
     pub fn place(&self) -> &Path {
-        const FOLDERS: [&str; 4] = ["partial", "blobs", "locks", "trees"];
+        const FOLDERS: [&str; 5] = ["partial", "blobs", "locks", "trees", "squashfs"];
         let is_folder = |path: &&Path| FOLDERS.iter().any(|folder| path.ends_with(folder));
         let inner = self.path.ancestors().filter(is_folder).last();
         inner.and_then(Path::parent).unwrap_or(&self.path)

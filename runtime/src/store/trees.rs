@@ -164,6 +164,14 @@ impl Node {
         Ok(Removal::Gone(bytes))
     }
 
+    /// Takes an image away that was needed for a moment, unless somebody uses it by now.
+    pub(crate) fn remove_image(&self, manifest: &Digest) -> Result<(), Error> {
+        let path = self.tree_dir(manifest);
+        let trees = self.trees()?;
+        let Some(tree) = trees.iter().find(|tree| tree.path == path) else { return Ok(()) };
+        self.remove(tree, Mode::Do).map(drop)
+    }
+
     /// Moves a tree aside, so that it is never seen in part, and removes it there. Who dies in
     /// between leaves what the next one removes as the leftover of a pull.
     fn take_away(&self, tree: &Tree) -> Result<(), Error> {

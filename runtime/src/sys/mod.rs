@@ -9,6 +9,7 @@ pub mod interrupt;
 #[cfg(all(feature = "isal", target_arch = "x86_64"))]
 pub mod isal;
 pub mod mount;
+pub mod pass;
 pub mod process;
 pub mod pty;
 pub mod seccomp;

@@ -8,9 +8,11 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     sys::{
         resource::{Resource, setrlimit},
         signal::{SigHandler, SigSet, SigmaskHow, Signal, raise, signal, sigprocmask},
+        wait::waitpid,
     },
     unistd::{ForkResult, Pid},
 };
@@ -90,6 +92,68 @@ pub fn fork() -> io::Result<Fork> {
         ForkResult::Parent { child } => Ok(Fork::Parent(child)),
         ForkResult::Child => Ok(Fork::Child),
     }
+}
+
+/// Which of two processes this is, that have nothing to do with each other any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The one that there was.
+    Near,
+    /// The new one. It is the child of whoever takes orphans, and ends by `execve` or [`quit`].
+    Far,
+}
+
+/// Splits off a process that is nobody's child here: no wait(2) of a program that this one becomes
+/// will ever find it. As [`fork`], for a process of one thread.
+pub fn detach() -> io::Result<Side> {
+    match fork()? {
+        Fork::Parent(child) => {
+            // Where somebody ignores SIGCHLD there is nothing to wait for (wait(2)).
+            while waitpid(child, None) == Err(Errno::EINTR) {}
+            Ok(Side::Near)
+        }
+        Fork::Child => match fork() {
+            Ok(Fork::Child) => Ok(Side::Far),
+            _ => quit(0),
+        },
+    }
+}
+
+/// Ends at once. What the process that this one was split off from wants to write or to clean up at
+/// its end is not done twice.
+pub fn quit(code: i32) -> ! {
+    // SAFETY: it touches nothing of this process's.
+    unsafe { libc::_exit(code) }
+}
+
+/// Ignores every signal that can be ignored, and those that follow `execve` do too.
+pub fn ignore_signals() {
+    // SIG_IGN is the first word; what follows is as in `reset_signals`.
+    let mut ignored = [0_u64; 8];
+    ignored[0] = libc::SIG_IGN as u64;
+    for signal in (1..=LAST_SIGNAL).filter(|signal| *signal != libc::SIGCHLD) {
+        // SAFETY: as in `reset_signals`. A fault of the program's own still ends it: the kernel lets
+        // nobody ignore that (force_sig in its sources).
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                ignored.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                SIGSET_SIZE,
+            )
+        };
+    }
+}
+
+/// Keeps all descriptors but the first three from the next program
+/// ([`close_range(2)`](https://man7.org/linux/man-pages/man2/close_range.2.html), Linux 5.11).
+pub fn hide_descriptors() -> io::Result<()> {
+    let flags = libc::CLOSE_RANGE_CLOEXEC;
+    // SAFETY: no descriptor is closed before `execve`, when nobody is left to use it.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, flags) };
+    Errno::result(done)?;
+    Ok(())
 }
 
 /// Tells whether a signal is ignored.
