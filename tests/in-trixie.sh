@@ -10,7 +10,7 @@ target=${CARGO_TARGET_DIR:-$here/target}
 release=trixie
 root=$target/tmp/$release
 packages=slurmctld,slurmd,slurm-client,munge,docker-registry,busybox-static,passwd
-packages+=,attr,findutils,util-linux,procps
+packages+=,attr,findutils,util-linux,procps,squashfs-tools,squashfuse
 
 make_root() {
     mirror=$(apt-get indextargets --format '$(REPO_URI)' \
@@ -28,7 +28,7 @@ make_root() {
 mkdir -p "$target/tmp"
 exec 9>"$root.lock"
 flock 9
-[ -e "$root/usr/sbin/slurmctld" ] || make_root
+[ -e "$root/usr/bin/squashfuse_ll" ] || make_root
 exec 9>&-
 # The mounts go with the process. A chroot would not do: there the kernel gives nobody a user
 # namespace.

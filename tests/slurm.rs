@@ -4,9 +4,10 @@ use std::{
     fs,
     path::PathBuf,
     sync::{LazyLock, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use fixtures::{Cluster, Outcome, Registry, Sandbox, User, image, need, run};
+use fixtures::{Cluster, Outcome, Registry, Sandbox, User, eventually, image, need, run};
 
 /// One cluster for all tests of this file, and one test at a time: they change its settings.
 struct Site {
@@ -483,5 +484,49 @@ fn a_pull_that_fails_is_said_once_a_node() {
         );
     }
     assert!(said[0].contains("check the name and the tag"), "{stderr}");
+    site.assert_unharmed();
+}
+
+/// The server of a step's image is the step's: it serves all of its ranks, hears no signal of theirs,
+/// and ends with the last.
+#[test]
+fn an_image_that_is_one_file_is_served_as_long_as_the_step() {
+    need!(root, slurm, registry, busybox, squashfs, fuse, userns);
+    let site = site();
+    let node_dir = site.sandbox.node_dir(&site.user);
+    let settings = format!("node_dir = {node_dir:?}\n[squashfs]\nrun = \"mount\"\n");
+    site.sandbox.write(site.sandbox.config(), settings);
+    let own = image::Layer::new().file("etc/own", 0o644, "own\n");
+    let digest = site.registry.push("squashed:1", &image::busybox().layer(own).build());
+    let name = site.registry.name("squashed:1");
+    let mut pull = site.user.command(&site.sandbox, "shifter");
+    pull.args(["pull", "--to", "store", "--squashfs", &name]);
+    run(pull).success();
+    let served = || {
+        let processes = site.sandbox.processes();
+        let is_server = |line: &String| line.contains("squashfuse_ll") && line.contains(&digest);
+        processes.iter().filter(|line| is_server(line)).count()
+    };
+    let option = format!("--container={name}");
+    // Whichever of the two has built the container: in one of these runs it ends first.
+    for first in ["0", "1"] {
+        let script = format!("[ $SLURM_LOCALID = {first} ] || {{ sleep 1; cat /etc/own; }}");
+        let args = ["-N1", "-n2", "--overcommit", &option, "sh", "-c", &script];
+        assert_eq!(site.srun(&args).success(), "own\n");
+        eventually(Duration::from_secs(10), "its end", || (served() == 0).then_some(()));
+    }
+    let script = "#!/bin/sh\ntrap 'cat /etc/own; exit 7' USR1\necho ready\n\
+                  while :; do sleep 0.1; done\n";
+    let job = site.cluster.sbatch(&site.user, &[&option], script);
+    let output = site.sandbox.shared().join(format!("job-{job}.out"));
+    let said = || fs::read_to_string(&output).unwrap_or_default();
+    eventually(Duration::from_secs(60), "the script", || said().contains("ready").then_some(()));
+    assert_eq!(served(), 1);
+    let mut scancel = site.cluster.command(&site.user, "scancel");
+    scancel.args(["--full", "--signal=USR1", &job.to_string()]);
+    run(scancel).success();
+    assert_eq!(site.cluster.wait_job(job).exit_code, "7:0");
+    assert!(said().ends_with("\nown\n"), "{}", said());
+    eventually(Duration::from_secs(10), "its end", || (served() == 0).then_some(()));
     site.assert_unharmed();
 }
