@@ -40,6 +40,11 @@ fn a_node_that_is_well() {
     assert_is(&outcome, "containers", "works", "overlay", None);
     assert_is(&outcome, "image store", "works", "well/store", None);
     assert_is(&outcome, "registry", "works", &registry.address(), None);
+    // What is there says where; what is not, what that costs.
+    for what in ["FUSE", "mksquashfs"] {
+        let finding = finding(&outcome, what, "");
+        assert!(finding["state"] == "works" || finding["who"] == "admin", "{outcome}");
+    }
     let text = place.shifter(&["doctor"]).success();
     assert!(text.contains("ok      containers      user and mount namespaces"), "{text}");
     // It was only a look.
@@ -119,4 +124,24 @@ fn slurm_is_looked_at() {
         cluster.set_plugstack(&[&line]);
         assert_is(&doctor(&cluster), "Slurm plugin", state, says, Some("admin"));
     }
+}
+
+#[test]
+fn what_an_image_as_one_file_takes() {
+    need!(root, squashfs, fuse, userns);
+    let place = Place::new(&SANDBOX, "squashfs");
+    let place = place.with_config("[[registry]]\nhost = \"127.0.0.1:1\"\n");
+    let outcome = place.shifter(&["doctor", "--json"]);
+    assert_is(&outcome, "FUSE", "works", "/dev/fuse, /usr/bin/squashfuse_ll", None);
+    assert_is(&outcome, "mksquashfs", "works", "/usr/bin/mksquashfs", None);
+    let mut without = place.command("shifter", &["doctor", "--json"]);
+    without.env("PATH", SANDBOX.prefix().join("bin"));
+    let outcome = run(without);
+    assert_is(&outcome, "FUSE", "absent", "is expanded into memory", Some("admin"));
+    assert_is(&outcome, "mksquashfs", "absent", "no pull can write", Some("admin"));
+    // A device that is closed, as where there is no udev.
+    let script = "mount -t tmpfs tmpfs /dev && exec shifter doctor --json";
+    let nested = run(place.command("unshare", &["-Urm", "sh", "-c", script]));
+    let says = "open /dev/fuse: no such file or directory: an image";
+    assert_is(&nested, "FUSE", "absent", says, Some("admin"));
 }

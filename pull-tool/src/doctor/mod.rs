@@ -3,6 +3,7 @@
 mod checks;
 mod devices;
 mod slurm;
+mod squashfs;
 
 use clap::Args;
 use runtime::{
@@ -86,6 +87,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
         }
     };
     findings.extend(checks::all(&config));
+    findings.extend(squashfs::check());
     findings.extend(slurm::check());
     findings.extend(devices::check(&config));
     for finding in &findings {
