@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! BENCH_ROUNDS       rounds of pulls (5); starts are measured more often
-//! BENCH_TABLES       which tables: pulls again many starts jobs layouts picture (all)
+//! BENCH_TABLES       which tables: pulls again many starts jobs layouts squash picture (all)
 //! BENCH_PEERS        which peers: skopeo podman ch-image enroot (all that are installed), or none
 //! BENCH_PEER_ROUNDS  in how many rounds peers and the limit take part (1 for large, else all)
 //! BENCH_IMAGES       which images of BENCH_TOOLS: small medium medium-zst large ("small medium")
@@ -25,7 +25,7 @@
 //! pulls     the tables of pulls                   small    what is done once an image is there
 //! meter     rounds, samples, medians              report   where the numbers go
 //! stages    what a pull says of its stages        picture  how that looks
-//! layouts   what if layers lay otherwise
+//! layouts   what if layers lay otherwise          squash   images as one file
 //! ```
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "tables on stdout, talk on stderr")]
@@ -38,6 +38,7 @@ mod picture;
 mod pulls;
 mod report;
 mod small;
+mod squash;
 mod stages;
 
 use std::{env, process::ExitCode};
@@ -68,7 +69,7 @@ fn main() -> ExitCode {
     let images = Images::provide(&bench.sandbox);
     bench.report = Report::begin(&images.dir, rounds);
 
-    let tables = setting("BENCH_TABLES", "pulls again many starts jobs layouts picture");
+    let tables = setting("BENCH_TABLES", "pulls again many starts jobs layouts squash picture");
     let first = images.all.first().expect("there is an image");
     let biggest = images.all.iter().max_by_key(|image| image.bytes).expect("there is an image");
     let mut well = true;
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
             "starts" => bench.starts(first, rounds * 10),
             "jobs" => bench.jobs(first, rounds * 4),
             "layouts" => bench.layouts(biggest, rounds),
+            "squash" => bench.squash(biggest, rounds),
             "picture" => bench.picture(biggest),
             other => panic!("BENCH_TABLES: {other}: no such table"),
         };
