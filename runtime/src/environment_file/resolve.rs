@@ -19,8 +19,6 @@ use crate::{
     reference::Reference,
 };
 
-/// Flags of mounts that say what is so anyway: nothing that is mounted inside is seen outside.
-const VAIN_FLAGS: [&str; 6] = ["bind", "private", "rbind", "rprivate", "rslave", "slave"];
 /// What stands before the path of an image that is one.
 const IMAGE_SCHEMES: [&str; 3] = ["oci:", "oci-archive:", "docker-archive:"];
 
@@ -110,30 +108,20 @@ fn image(text: &str, dir: &Path) -> Result<String, Problem> {
     Ok(text.to_owned())
 }
 
-/// `SOURCE[:TARGET[:FLAGS]]`, EDF's flags among them: several have `+` between them. Docker's long
-/// form has none.
+/// `SOURCE[:TARGET[:FLAGS]]`, or docker's long form.
 fn mount(spec: &str, dir: &Path) -> Result<MountSpec, Problem> {
-    let mut fields = spec.splitn(3, ':');
-    let text = match (fields.next(), fields.next(), fields.next()) {
-        (Some(source), Some(target), Some(flags)) if !source.contains(',') => {
-            let flags = flags.split(['+', ',']).filter(|flag| !VAIN_FLAGS.contains(flag));
-            let flags: Vec<_> = flags.collect();
-            if flags.contains(&"sqsh") {
-                let problem = format!("mount {spec:?}: squashfs images cannot be mounted");
-                return Err(Problem::Spec(problem));
-            }
-            let joint = if flags.is_empty() { "" } else { ":" };
-            format!("{source}:{target}{joint}{}", flags.join("+"))
-        }
-        _ => spec.to_owned(),
-    };
+    let flags = spec.splitn(3, ':').nth(2).unwrap_or_default();
+    if !spec.contains('=') && flags.split(['+', ',']).any(|flag| flag == "sqsh") {
+        let problem = format!("mount {spec:?}: squashfs images cannot be mounted");
+        return Err(Problem::Spec(problem));
+    }
     // What `..` leaves is another directory than it reads like where that is behind a link.
     let dir = match spec.contains("..").then(|| dir.canonicalize()) {
         Some(Ok(real)) => real,
         _ => dir.to_owned(),
     };
     let home = config::home();
-    MountSpec::typed(&text, Some(&dir), home.as_deref())
+    MountSpec::typed(spec, Some(&dir), home.as_deref())
         .map_err(|error| Problem::Spec(error.to_string()))
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::ParseError;
+use super::{ParseError, mount::comma_separated};
 use crate::report::printable;
 
 /// A variable: `NAME=VALUE`, `NAME` for the caller's own value, or `NAME-` for none.
@@ -87,6 +87,22 @@ impl fmt::Display for EnvSpec {
             EnvSpec::Inherit { name } => f.write_str(name),
             EnvSpec::Unset { name } => write!(f, "{name}-"),
         }
+    }
+}
+
+/// Takes a list of variables apart: commas are between them, or in one that is in quotes. What follows
+/// a comma in a value that is not would be taken for a name; most are none.
+pub(super) fn split(text: &str) -> Result<Vec<String>, ParseError> {
+    let refuse = |problem| ParseError::new("variables", text, problem);
+    let specs = comma_separated(text).map_err(refuse)?;
+    let is_name = |spec: &String| {
+        let name = spec.strip_suffix('-').unwrap_or(spec);
+        !name.starts_with(|c: char| c.is_ascii_digit())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    };
+    match specs.iter().skip(1).all(|spec| spec.contains('=') || is_name(spec)) {
+        true => Ok(specs),
+        false => Err(refuse("a value with a comma takes quotes around it all: \"NAME=A,B\"")),
     }
 }
 

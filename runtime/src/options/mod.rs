@@ -14,6 +14,7 @@
 mod device;
 mod env;
 mod mount;
+mod table;
 
 use std::{borrow::Cow, fmt, path::PathBuf, str::FromStr};
 
@@ -23,6 +24,7 @@ pub use device::{CdiName, DeviceSpec, Gpu};
 pub(crate) use device::{is_cdi_device, is_cdi_kind};
 pub use env::{EnvFileError, EnvSpec, read_env_file};
 pub use mount::{Access, Bind, Exec, MountSpec, Tmpfs};
+pub use table::{Asked, Batch, Caller, Flag, Read, Row, TABLE, Tag, Takes};
 
 /// Longest name of a container, in bytes: it becomes a file name.
 const MAX_NAME: usize = 64;
@@ -76,20 +78,24 @@ pub struct Options {
 
 impl Options {
     /// Lays these options over others: single values replace theirs, a variable the one of its
-    /// name, and lists follow theirs.
+    /// name, and lists follow theirs, without what both say.
     #[must_use]
     pub fn over(self, base: Options) -> Options {
         let is_said = |env: &EnvSpec| self.env.iter().any(|own| own.name() == env.name());
         let env = base.env.into_iter().filter(|env| !is_said(env));
+        let mut mounts = base.mounts;
+        mounts.retain(|mount| !self.mounts.contains(mount));
+        let mut devices = base.devices;
+        devices.retain(|device| !self.devices.contains(device));
         Options {
             env: env.chain(self.env.iter().cloned()).collect(),
-            mounts: [base.mounts, self.mounts].concat(),
+            mounts: [mounts, self.mounts].concat(),
             workdir: self.workdir.or(base.workdir),
             entrypoint: self.entrypoint.or(base.entrypoint),
             root: self.root.or(base.root),
             ids: self.ids.or(base.ids),
             home: self.home.or(base.home),
-            devices: [base.devices, self.devices].concat(),
+            devices: [devices, self.devices].concat(),
             gpu: self.gpu.or(base.gpu),
             name: self.name.or(base.name),
         }
@@ -197,15 +203,77 @@ pub enum Home {
     LeftOut,
 }
 
-/// The name of a container that stays: letters, digits, `_`, `.` and `-`, as in docker.
+/// The name of a container that stays: letters, digits, `_`, `.` and `-`, as in docker. One of a job has
+/// `@` and the job behind it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ContainerName(String);
+
+/// A job, as far as it has containers: its number, and if it was queued again, for which time. What it
+/// wrote before that is not its to find.
+///
+/// ```
+/// use runtime::options::{ContainerName, Job};
+///
+/// let name: ContainerName = "lab".parse()?;
+/// let job = Job { id: 17, restart: 1 };
+/// assert_eq!(name.of_job(job).as_str(), "lab@17.1");
+/// assert_eq!("lab@17.1".parse::<ContainerName>()?.job(), Some(job));
+/// # Ok::<(), runtime::options::ParseError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Job {
+    /// Slurm's number for it.
+    pub id: u32,
+    /// How often it was queued again.
+    pub restart: u32,
+}
+
+impl Job {
+    /// The job that a task is of, by its environment; `None` if there is none.
+    pub fn of_this_task(env: impl Fn(&str) -> Option<String>) -> Option<Job> {
+        let number = |name| env(name)?.parse().ok();
+        let restart = number("SLURM_RESTART_COUNT").unwrap_or(0);
+        Some(Job { id: number("SLURM_JOB_ID")?, restart })
+    }
+}
+
+impl FromStr for Job {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Job, Self::Err> {
+        let (id, restart) = text.split_once('.').unwrap_or((text, "0"));
+        Ok(Job { id: id.parse()?, restart: restart.parse()? })
+    }
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.restart {
+            0 => write!(f, "{}", self.id),
+            restart => write!(f, "{}.{restart}", self.id),
+        }
+    }
+}
 
 impl ContainerName {
     /// The name, fit to be a file's.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The container of this name that a job has for itself. One that is a job's already stays so.
+    #[must_use]
+    pub fn of_job(&self, job: Job) -> ContainerName {
+        match self.job() {
+            Some(_) => self.clone(),
+            None => ContainerName(format!("{self}@{job}")),
+        }
+    }
+
+    /// The job whose container it is, if it is one's.
+    pub fn job(&self) -> Option<Job> {
+        self.0.split_once('@')?.1.parse().ok()
     }
 }
 
@@ -217,13 +285,18 @@ impl FromStr for ContainerName {
         if !text.starts_with(|c: char| c.is_ascii_alphanumeric()) {
             return refuse("it must begin with a letter or a digit".to_owned());
         }
-        if text.contains(|c: char| !(c.is_ascii_alphanumeric() || "_.-".contains(c))) {
+        let (name, job) = text.split_once('@').map_or((text, None), |(n, job)| (n, Some(job)));
+        if name.contains(|c: char| !(c.is_ascii_alphanumeric() || "_.-".contains(c))) {
             return refuse("it may hold letters, digits, _, . and -".to_owned());
         }
-        if text.len() > MAX_NAME {
+        if name.len() > MAX_NAME {
             return refuse(format!("it may have {MAX_NAME} characters at most"));
         }
-        Ok(ContainerName(text.to_owned()))
+        match job.map(str::parse::<Job>) {
+            None => Ok(ContainerName(text.to_owned())),
+            Some(Ok(job)) => Ok(ContainerName(format!("{name}@{job}"))),
+            Some(Err(_)) => refuse("behind @ comes the number of a job".to_owned()),
+        }
     }
 }
 
@@ -306,8 +379,14 @@ mod tests {
         ] {
             assert!(problem::<DeviceSpec>(text).contains(says), "{}", problem::<DeviceSpec>(text));
         }
-        for name in ["", ".", "..", "-a", "a/b", "a\n", "ü", &"a".repeat(65)] {
+        let long = "a".repeat(65);
+        for name in
+            ["", ".", "..", "-a", "a/b", "a\n", "ü", &long, "a@", "a@x", "a@1.", "@1", "a@1@2"]
+        {
             assert!(name.parse::<ContainerName>().is_err(), "{name:?} is a name");
         }
+        let name: ContainerName = "a@007.0".parse().expect("a job's");
+        assert_eq!((name.as_str(), name.job()), ("a@7", Some(Job { id: 7, restart: 0 })));
+        assert_eq!(name.of_job(Job { id: 8, restart: 0 }), name);
     }
 }

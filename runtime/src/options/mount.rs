@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::ParseError;
 
+/// Flags of mounts that say what is so anyway: nothing that is mounted inside is seen outside.
+const VAIN_FLAGS: [&str; 6] = ["bind", "private", "rbind", "rprivate", "rslave", "slave"];
+
 /// What a mount in docker's long form may say.
 const KEYS: &str = "expected type, source, target, readonly, tmpfs-size, tmpfs-mode or noexec";
 
@@ -127,24 +130,40 @@ fn read(
     if text.contains('\0') {
         return Err("it holds a NUL byte");
     }
-    let first = text.split([',', '=']).next().unwrap_or_default();
-    let is_key = !first.is_empty() && first.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
-    match text.contains('=') && (is_key || text.starts_with('"')) {
+    match is_long(text) {
         true => long(text, &resolve),
         false => short(text, &resolve),
     }
+}
+
+fn is_long(text: &str) -> bool {
+    let first = text.split([',', '=']).next().unwrap_or_default();
+    let is_key = !first.is_empty() && first.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
+    text.contains('=') && (is_key || text.starts_with('"'))
+}
+
+/// Takes a list of mounts apart. One in docker's long form stands alone, or in quotes.
+pub(super) fn split(text: &str) -> Result<Vec<String>, ParseError> {
+    if is_long(text) && !text.starts_with('"') {
+        return Ok(vec![text.to_owned()]);
+    }
+    comma_separated(text).map_err(|problem| ParseError::new("mounts", text, problem))
 }
 
 fn short(text: &str, resolve: Resolve<'_>) -> Result<MountSpec, &'static str> {
     let mut fields = text.split(':');
     let source = resolve(fields.next().unwrap_or_default())?;
     let target = fields.next().map_or_else(|| source.clone(), str::to_owned);
-    let access = match fields.next() {
-        None | Some("rw") => Access::ReadWrite,
-        Some("ro") => Access::ReadOnly,
-        Some("z" | "Z") => return Err("labels stay as they are; leave them out"),
-        Some(_) => return Err("expected ro or rw after the second colon"),
-    };
+    let flags = fields.next().unwrap_or("rw").split(['+', ',']);
+    let mut access = Access::ReadWrite;
+    for flag in flags.filter(|flag| !VAIN_FLAGS.contains(flag)) {
+        access = match flag {
+            "rw" => Access::ReadWrite,
+            "ro" => Access::ReadOnly,
+            "z" | "Z" => return Err("labels stay as they are; leave them out"),
+            _ => return Err("expected ro or rw after the second colon"),
+        }
+    }
     if fields.next().is_some() {
         return Err("expected SOURCE[:TARGET[:ro|rw]]");
     }
@@ -202,7 +221,7 @@ fn long(text: &str, resolve: Resolve<'_>) -> Result<MountSpec, &'static str> {
 }
 
 /// Splits as RFC 4180 has it: a field in quotes may hold commas, and quotes twice.
-fn comma_separated(line: &str) -> Result<Vec<String>, &'static str> {
+pub(super) fn comma_separated(line: &str) -> Result<Vec<String>, &'static str> {
     let mut fields = vec![];
     let mut rest = Some(line);
     while let Some(text) = rest {
@@ -366,6 +385,9 @@ mod tests {
             ("/a:/b", "/a:/b"),
             ("/a:/b:ro", "/a:/b:ro"),
             ("/a:/b:rw", "/a:/b"),
+            ("/a:/b:ro+rprivate", "/a:/b:ro"),
+            ("/a:/b:rslave,ro", "/a:/b:ro"),
+            ("/a:/b:bind", "/a:/b"),
             ("/a:/b/", "/a:/b/"),
             ("/a=b:/c", "/a=b:/c"),
             ("type=bind,source=/a,target=/b", "/a:/b"),
