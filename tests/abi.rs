@@ -7,6 +7,9 @@
 //! Before: `cargo build -p shifter-spank`, and for the panics a copy with `--features faults` as
 //! `../faults/libshifter_spank.so` beside it.
 
+#[path = "abi/options.rs"]
+mod options;
+
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -395,7 +398,7 @@ fn a_broken_request_around_it_is_refused() {
 #[test]
 fn a_mistake_in_plugstack_conf_is_told_to_jobs_with_containers_alone() {
     let why = "plugstack.conf: unknown argument \"shiftr=/x\"; \
-               the plugin takes shifter=PATH and config=PATH (tell the administrator)";
+               the plugin takes shifter=PATH, config=PATH and prefix=WORD (tell the administrator)";
     is_refused(Host::client(&["plugstack=shiftr=/x", "builtin=alpine"]), why);
     let none = "SLURM_SPANK_SHIFTER_REQUEST=none\n";
     for words in [&["plugstack=shiftr=/x"][..], &["plugstack=shiftr=/x", "builtin=none"][..]] {
@@ -432,7 +435,7 @@ fn components_of_a_heterogeneous_job_share_one_container() {
     prints(host, &format!("{ran}{{\"container\":\"a\"}}\n"));
     let second = Host::client(&["builtin=a"]).then("no-builtin").then("init_post_opt").run();
     let why = "error: shifter: the components of a heterogeneous job differ in --container; \
-               name one image, or none, for all of them\ninit_post_opt: -1\n\
+               name one image, or none, for all of them, and options once\ninit_post_opt: -1\n\
                SLURM_SPANK_SHIFTER_REQUEST=refused\n";
     assert!(second.ends_with(why), "one component would lose its container:\n{second}");
 }
@@ -443,9 +446,9 @@ fn before_21_08_the_option_is_the_plugins_own() {
         let words: Vec<_> = ["api=36", "init"].iter().chain(words).copied().collect();
         Host::new(Slurm::Old, &words).then("init_post_opt")
     };
-    let ran = "register: --container=IMAGE\ninit: 0\ninit_post_opt: 0\n";
+    let ran = "init: 0\ninit_post_opt: 0\n";
     let request = |image| format!("SLURM_SPANK_SHIFTER_REQUEST={{\"container\":\"{image}\"}}\n");
-    prints(old(&["typed=alpine:3"]), &format!("{ran}{}", request("alpine:3")));
+    prints(old(&["typed=container=alpine:3"]), &format!("{ran}{}", request("alpine:3")));
     prints(old(&[]).env("SRUN_CONTAINER", "a"), &format!("{ran}{}", request("a")));
     prints(old(&[]), &format!("{ran}SLURM_SPANK_SHIFTER_REQUEST=none\n"));
 }
@@ -508,6 +511,19 @@ fn the_batch_script_is_told_apart() {
 }
 
 #[test]
+fn a_script_runs_on_the_host_if_its_job_says_so() {
+    let carrier = r#"{"container":"a","asked":{"batch":"host"}}"#;
+    let env = format!("env=SLURM_SPANK_SHIFTER_REQUEST={carrier}");
+    let kept = format!("task env: SLURM_SPANK_SHIFTER_REQUEST={carrier}\n");
+    for step in ["step=0xfffffffb", "step=0xfffffffa"] {
+        let text = Host::task(Slurm::New, &[&env, LAUNCHER, step]).run();
+        assert!(text.ends_with(&format!("{kept}task argv: ./app -x\n")), "{text}");
+    }
+    let text = Host::task(Slurm::New, &[&env, LAUNCHER, "step=0"]).run();
+    assert!(text.ends_with("task argv: /bin/true launch -- ./app -x\n"), "{text}");
+}
+
+#[test]
 fn plugstack_conf_says_which_settings_count() {
     let host = Host::task(Slurm::New, &[ALPINE, LAUNCHER, "plugstack=config=/etc/site.toml"]);
     assert!(host.run().contains("\"config\":\"/etc/site.toml\""));
@@ -551,7 +567,7 @@ fn whatever_is_wrong_the_task_does_not_run_on_the_bare_host() {
     ends(
         Host::task(Slurm::New, &[ALPINE, LAUNCHER, "plugstack=nonsense"]),
         "shifter: n17: plugstack.conf: unknown argument \"nonsense\"; \
-         the plugin takes shifter=PATH and config=PATH (tell the administrator)\n",
+         the plugin takes shifter=PATH, config=PATH and prefix=WORD (tell the administrator)\n",
     );
     for (carrier, why) in [
         ("refused", "--container was refused when the job was submitted"),

@@ -3,10 +3,11 @@
 use std::env;
 
 use runtime::{
-    Config, Reference,
+    Config, Options, Reference,
     container::Error,
     environment_file::{self, Environment},
     inject,
+    kept::Record,
     reference::ParseError,
     report::{EXIT_RUNTIME, Report},
     request::Request,
@@ -62,14 +63,27 @@ pub(crate) fn blame(error: &Error, environment: Option<&Environment>) -> Report 
     }
 }
 
-/// The same on a node, where no more than the file's path is known.
+/// The same on a node, where no more than the file's path is known; and options may have asked for it.
 pub(crate) fn blame_file(error: &Error, request: &Request) -> Report {
+    let typed = &request.asked.options;
+    let is_files = match error {
+        Error::Mount { .. } => typed.mounts.is_empty(),
+        Error::Workdir { .. } => typed.workdir.is_none(),
+        Error::NoDevice { .. } | Error::Inject(_) => true,
+        _ => false,
+    };
     let report = Report::from(error);
-    match (&request.file, error) {
-        (
-            Some(file),
-            Error::Mount { .. } | Error::NoDevice { .. } | Error::Inject(_) | Error::Workdir { .. },
-        ) => report.during(file),
-        _ => report,
+    match request.file.as_ref().filter(|_| is_files) {
+        Some(file) => report.during(file),
+        None => report,
+    }
+}
+
+/// A container that stays was made from one image, though the tag may have moved since.
+pub(crate) fn pinned(reference: &Reference, options: &Options, config: &Config) -> Reference {
+    let record = options.name.as_ref().and_then(|name| Record::of(&config.node_dir, name));
+    match record.filter(|record| record.reference == reference.to_string()) {
+        Some(record) => reference.pinned(record.digest),
+        None => reference.clone(),
     }
 }

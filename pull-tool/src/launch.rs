@@ -16,12 +16,14 @@ use nix::{
     unistd::{Pid, gethostname},
 };
 use runtime::{
-    Config, Image, Reference,
+    Config, Image, Options, Reference,
     container::{
         self, Command, Run, fuse,
         join::{Failure, Key, Step},
     },
     host::Host,
+    jobs,
+    options::{EnvSpec, Job, Tag},
     pull,
     report::{EXIT_RUNTIME, Report, printable},
     request::{self, ARGV0_VAR, REQUEST_VAR, Request},
@@ -33,6 +35,10 @@ use crate::{
     environment,
     output::{self, Progress, Style},
 };
+
+/// The shell that salloc starts on a node (slurm.h, `SLURM_INTERACTIVE_STEP`). As of a batch script, steps
+/// that are started from it inherit the request.
+const INTERACTIVE_STEP: &str = "4294967290";
 
 /// A Slurm task that wants to be in a container.
 #[derive(Debug)]
@@ -83,36 +89,43 @@ impl Task {
 
     fn start(
         &self,
-        Setting { request, reference, config, host }: &Setting,
+        setting: &Setting,
         node: &str,
         opened: &mut Option<Step>,
     ) -> Result<std::convert::Infallible, Report> {
+        let Setting { request, config, host, .. } = setting;
         let key = Key::of_this_task(|name| env::var_os(name));
         let step = Step::open(&config.node_dir, &key).map_err(|e| Report::from(&e))?;
         let step = opened.insert(step);
         if let Some(failure) = step.failed() {
             return Err(Report { line: failure.text, exit: failure.code });
         }
+        if step.image().is_none() {
+            setting.remove_ended();
+        }
         let blame = |error: &container::Error| environment::blame_file(error, request);
         // Before a long pull.
-        container::check(&request.options, config).map_err(|e| blame(&e))?;
-        let image = image(step, reference, config, node).inspect_err(|report| {
+        let checked = container::check(&setting.options, config).map_err(|e| blame(&e));
+        let image = checked.and_then(|()| setting.image(step, node));
+        let image = image.inspect_err(|report| {
             step.fail(&Failure { code: report.exit, text: report.line.clone() });
-        })?;
-        let run = Run {
-            command: Command::Given(self.command.clone()),
-            script: self.script(),
-            options: request.options.clone(),
-        };
-        let plan = container::plan(&image, &run, config, host, env::vars_os());
-        let plan = plan.map_err(|e| blame(&e))?;
-        for line in plan.warnings().iter().map(|line| printable(line)) {
-            if step.say_once(&line) {
-                output::talk(Some(node), &line);
+        });
+        image.and_then(|image| {
+            let run = Run {
+                command: Command::Given(self.command.clone()),
+                script: self.script(),
+                options: setting.options.clone(),
+            };
+            let plan = container::plan(&image, &run, config, host, env::vars_os());
+            let plan = plan.map_err(|e| blame(&e))?;
+            for line in plan.warnings().iter().map(|line| printable(line)) {
+                if step.say_once(&line) {
+                    output::talk(Some(node), &line);
+                }
             }
-        }
-        let container = step.enter(&plan).map_err(|e| blame(&e))?;
-        Err(blame(&container.exec()))
+            let container = step.enter(&plan).map_err(|e| blame(&e))?;
+            Err(blame(&container.exec()))
+        })
     }
 
     /// slurmd has put the batch script into its spool directory, which no image has.
@@ -125,8 +138,12 @@ impl Task {
 struct Setting {
     request: Request,
     reference: Reference,
+    /// All that is asked for; a container with a name is the job's own.
+    options: Options,
+    job: Option<Job>,
     config: Config,
     host: Host,
+    node: Node,
 }
 
 impl Setting {
@@ -142,25 +159,44 @@ impl Setting {
         let mut config = config.map_err(|e| Report::from(&e))?;
         config.squashfs.run = fuse::choose(config.squashfs.run, &request.options);
         let host = Host::probe().map_err(|e| Report::system("look up the calling user", &e))?;
-        Node::open(&config.node_dir).map_err(|e| Report::from(&e))?;
-        Ok(Setting { request, reference, config, host })
+        let node = Node::open(&config.node_dir).map_err(|e| Report::from(&e))?;
+        let job = Job::of_this_task(|name| env::var(name).ok());
+        let mut options = request.all_options();
+        options.name = options.name.map(|name| job.map_or(name.clone(), |job| name.of_job(job)));
+        if env::var_os("SLURM_STEP_ID").is_some_and(|id| id == INTERACTIVE_STEP) {
+            options.env.push(EnvSpec::Inherit { name: REQUEST_VAR.to_owned() });
+        }
+        Ok(Setting { request, reference, options, job, config, host, node })
     }
-}
 
-/// The step's image. All of its tasks on this node get the one that the first found, though the
-/// tag may move; only the first asks the registry.
-fn image(step: &Step, reference: &Reference, config: &Config, node: &str) -> Result<Image, Report> {
-    let pinned = match step.image() {
-        Some(digest) => reference.pinned(digest),
-        None => reference.clone(),
-    };
-    let _all_cores = Affinity::widen();
-    let mut progress = Progress::new(reference, Style::Lines(Some(node.to_owned())));
-    let image = pull::ensure(&pinned, config, &mut |event| progress.tell(event))
-        .map_err(|e| Report::from(&e).during(format_args!("pull {reference}")))?;
-    step.set_image(&image.digest);
-    // Messages name it as the user did.
-    Ok(Image { reference: reference.clone(), ..image })
+    /// Removes the containers of jobs that are over. Only memory is at stake: whatever fails is for
+    /// the next.
+    fn remove_ended(&self) {
+        for name in self.node.ended_containers(self.job, jobs::alive) {
+            let _ = self.node.remove_container(&name);
+        }
+    }
+
+    /// The step's image. All of its tasks on this node get the one that the first found, though the
+    /// tag may move; only the first asks the registry.
+    fn image(&self, step: &Step, node: &str) -> Result<Image, Report> {
+        let Setting { reference, config, .. } = self;
+        let ensure = match self.request.asked.tag {
+            Some(Tag::Fresh) => pull::ensure_fresh,
+            _ => pull::ensure,
+        };
+        let pinned = match step.image() {
+            Some(digest) => reference.pinned(digest),
+            None => environment::pinned(reference, &self.options, config),
+        };
+        let _all_cores = Affinity::widen();
+        let mut progress = Progress::new(reference, Style::Lines(Some(node.to_owned())));
+        let image = ensure(&pinned, config, &mut |event| progress.tell(event));
+        let image = image.map_err(|e| Report::from(&e).during(format_args!("pull {reference}")))?;
+        step.set_image(&image.digest);
+        // Messages name it as the user did.
+        Ok(Image { reference: reference.clone(), ..image })
+    }
 }
 
 fn no_request() -> Report {

@@ -4,11 +4,10 @@ use std::{env, ffi::OsString};
 
 use clap::Args;
 use runtime::{
-    Config, Image, Options, Reference,
+    Config, Image,
     container::{self, Command, Run, fuse, terminal},
     environment_file::Environment,
     host::Host,
-    kept::Record,
     options::Gpu,
     pull,
     report::{Report, printable},
@@ -81,7 +80,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
         node.remove_container(name).map_err(|e| Report::from(&e))?;
     }
     config.squashfs.run = fuse::choose(config.squashfs.run, &options);
-    let pinned = pinned(&reference, &options, &config);
+    let pinned = environment::pinned(&reference, &options, &config);
     let mut progress = Progress::new(&reference, Style::for_people());
     let image = pull::ensure(&pinned, &config, &mut |event| progress.tell(event))
         .map_err(|e| Report::from(&e).during(format_args!("pull {reference}")))?;
@@ -104,13 +103,4 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
         Err(error) => error,
     };
     Err(environment::blame(&error, environment))
-}
-
-/// A container that stays was made from one image, though the tag may have moved since.
-fn pinned(reference: &Reference, options: &Options, config: &Config) -> Reference {
-    let record = options.name.as_ref().and_then(|name| Record::of(&config.node_dir, name));
-    match record.filter(|record| record.reference == reference.to_string()) {
-        Some(record) => reference.pinned(record.digest),
-        None => reference.clone(),
-    }
 }

@@ -29,6 +29,7 @@
 //! | [`config`] | the site's file and the environment |
 //! | [`options`] | what a run asks for beyond its image: flags, files, the carrier |
 //! | [`kept`] | containers with a name, which stay on a node |
+//! | [`jobs`] | which jobs are over, and their containers with them |
 //! | [`environment_file`] | an image and how to run in it, written down once |
 //! | [`login`] | who somebody is at a registry |
 //! | [`squashfs`] | looking into an image that is one file |
@@ -64,6 +65,7 @@ pub mod image;
 #[cfg(feature = "pull")]
 pub mod import;
 pub mod inject;
+pub mod jobs;
 pub mod kept;
 #[cfg(feature = "pull")]
 pub mod layer;

@@ -253,6 +253,9 @@ impl From<&crate::container::Error> for Report {
             Error::Workdir { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 "name one that is in the image, or mount one there"
             }
+            Error::OtherImage { name, .. } if name.contains('@') => {
+                "use another name, or remove it: shifter prune --node --containers"
+            }
             Error::OtherImage { .. } => {
                 "use another name, or give up what was written in it: --fresh"
             }

@@ -13,7 +13,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{options::Options, reference::Reference};
+use crate::{
+    options::{Asked, Options},
+    reference::Reference,
+};
 
 /// Carries the [`Request`]. Names that begin with `SLURM` cross every `--export` mode, and
 /// `SLURM_SPANK_` ones are what `spank_job_control_setenv` makes of `SHIFTER_REQUEST`.
@@ -37,6 +40,10 @@ pub struct Request {
     /// What the environment file asks for beyond it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub options: Options,
+    /// What options ask for. It lies over what the file says, and stays where a step names another
+    /// image.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub asked: Asked,
     /// The environment file, for messages: nodes need not have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
@@ -56,8 +63,8 @@ pub enum Error {
     Reference(#[from] crate::reference::ParseError),
 }
 
-fn is_default(options: &Options) -> bool {
-    *options == Options::default()
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Request {
@@ -66,9 +73,15 @@ impl Request {
         Request {
             container: image.to_owned(),
             options: Options::default(),
+            asked: Asked::default(),
             file: None,
             multi_prog: false,
         }
+    }
+
+    /// All that is asked for beyond the image.
+    pub fn all_options(&self) -> Options {
+        self.asked.options.clone().over(self.options.clone())
     }
 
     /// Reads a carrier; `None` asks for no container.
@@ -83,7 +96,7 @@ impl Request {
 
     /// Writes the carrier.
     pub fn to_carrier(&self) -> String {
-        serde_json::to_string(self).expect("strings and booleans always serialise")
+        serde_json::to_string(self).expect("text and booleans always serialise")
     }
 }
 

@@ -5,15 +5,19 @@
 //! | an image | checked; refused here if it is none | cleared | the image |
 //! | an environment file | read; refused here if it cannot be | cleared | what it says |
 //! | `none` | | cleared | none |
-//! | not given | srun in a job: the job's request | | the job's, or none |
+//! | not given | srun in a job: the job's request; else `SHIFTER_CONTAINER` | | that, or none |
 //! | absolute path of an OCI bundle | Slurm's own business | left | none |
+//!
+//! `--shifter=` is the same by another name. Options besides lie over the job's, in an srun that names
+//! its own image too, or where the job has no container over the variables that stand for them; and
+//! all of these over what an environment file says.
 //!
 //! The request is always written, since the environment may hold that of a job around this one.
 
 use std::{
     env,
     error::Error,
-    ffi::{CStr, OsStr, OsString},
+    ffi::{CStr, OsString},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -21,6 +25,7 @@ use std::{
 use runtime::{
     Config,
     environment_file::{self, Environment},
+    options::{Asked, Batch, Caller, ContainerName},
     report::{Report, chain},
     request::{self, NO_REQUEST, REQUEST_JOB_CONTROL_VAR, REQUEST_VAR, Request},
 };
@@ -30,13 +35,17 @@ use slurm_sys::ClientOptions;
 use crate::{
     exports::Hook,
     log,
-    options::{self, CONTAINER},
+    options::{self, CONTAINER, SHIFTER, Typed},
     settings::{self, Settings},
 };
 
 /// Slurm's names for its own option, and for the variable that it sets from it.
 const BUILTIN: &CStr = c"container";
 const BUILTIN_VAR: &str = "SLURM_CONTAINER";
+/// The option that takes its place.
+const PLACE: &str = "--container";
+/// Names the image of jobs that name none.
+const DEFAULT_VAR: &str = "SHIFTER_CONTAINER";
 
 /// Longest request: the kernel takes no longer string into an environment (`MAX_ARG_STRLEN`), name,
 /// `=` and NUL included.
@@ -64,23 +73,32 @@ static EARLY_FAILURE: Mutex<String> = Mutex::new(String::new());
 /// Why a job is not submitted.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
-    #[error("--container is empty; name an image, or say --container=none for no container")]
-    Empty,
-    #[error("--container={0:?}: not UTF-8; image names are ASCII")]
-    Encoding(OsString),
+    #[error("{0} is empty; name an image, or say {0}=none for no container")]
+    Empty(&'static str),
+    #[error("{}={:?}: not UTF-8; image names are ASCII", .0.place, .0.value)]
+    Encoding(Named),
     #[error(
-        "{}; write --container=[REGISTRY/]NAME[:TAG], or --container=none for no container",
-        chain(.0)
+        "{}; write {place}=[REGISTRY/]NAME[:TAG], or {place}=none for no container", chain(.error)
     )]
-    Image(request::Error),
+    Image { place: &'static str, error: request::Error },
     /// All of it in one line: file, line, remedy.
-    #[error("--container: {0}")]
-    Environment(String),
+    #[error("{0}: {1}")]
+    Environment(&'static str, String),
     #[error(
-        "--container: what the environment file says takes {0} bytes, and a job can carry \
-         {MAX_CARRIER}; shorten it, or use `shifter run` in the job"
+        "{0}: what is asked for takes {1} bytes, and a job can carry {MAX_CARRIER}; shorten it, or \
+         use `shifter run` in the job"
     )]
-    TooLarge(usize),
+    TooLarge(&'static str, usize),
+    #[error("--container={0:?} and --shifter={1:?} are two; say one of them")]
+    Two(OsString, OsString),
+    #[error("--{0} is for a container, and none is asked for; add --container=IMAGE")]
+    NoContainer(String),
+    #[error("--{0} is not for OCI bundles, which Slurm runs itself; leave it out")]
+    Bundle(String),
+    #[error("container name {0}: a container is its job's own; leave out what is behind the name")]
+    JobsName(ContainerName),
+    #[error("--{0}-batch is for sbatch and salloc: an srun has no script; leave it out")]
+    NoScript(String),
     #[error(
         "the job's container, {REQUEST_VAR} in the environment: {}; \
          unset the variable, or name an image with --container", chain(.0)
@@ -95,7 +113,7 @@ enum Refusal {
     NotCleared(String),
     #[error(
         "the components of a heterogeneous job differ in --container; \
-         name one image, or none, for all of them"
+         name one image, or none, for all of them, and options once"
     )]
     Components,
     #[error("the plugin could not start: {0} (tell the administrator)")]
@@ -108,7 +126,8 @@ pub(crate) fn init(hook: &mut Hook<'_>) -> Result<(), Box<dyn Error>> {
     // Slurm sets this if its option is given, unless it is set. What is there now is an outer
     // job's, and would be taken for this one's.
     hook.unset_client_var(BUILTIN_VAR);
-    options::register(&mut hook.handle)?;
+    options::forget_handed_on(hook);
+    options::register(hook);
     lock(&CLIENT).get_or_insert(Client { inherited: inherited(hook), written: None });
     Ok(())
 }
@@ -117,27 +136,31 @@ pub(crate) fn init(hook: &mut Hook<'_>) -> Result<(), Box<dyn Error>> {
 /// job.
 pub(crate) fn post_opt(hook: &mut Hook<'_>) -> Result<(), Box<dyn Error>> {
     let builtin = hook.client_options();
-    let typed = typed(hook, builtin.as_ref());
-    let wish = match &typed {
-        Some(value) if is_left_to_slurm(value) => Wish::Nothing,
-        Some(value) => Wish::Typed(value),
-        // An earlier component has written over the variable, so what counts is what init saw.
-        None => match lock(&CLIENT).as_ref() {
-            Some(client) => client.inherited.clone(),
-            None => inherited(hook),
-        }
-        .map_or(Wish::Nothing, Wish::Inherited),
+    let named = named(hook, builtin.as_ref());
+    // An earlier component has written over the variable, so what counts is what init saw.
+    let inherited = match lock(&CLIENT).as_ref() {
+        Some(client) => client.inherited.clone(),
+        None => inherited(hook),
     };
-    hook.asked = wish.is_asked() || earlier_asked();
+    let is_request = |carrier: &OsString| carrier != NO_REQUEST;
+    hook.asked = match &named {
+        Some(named) => !named.is_left_to_slurm(),
+        None => inherited.as_ref().is_some_and(is_request),
+    } || options::is_any_typed()
+        || earlier_asked();
 
+    if let Some((container, shifter)) = two_names(hook, builtin.as_ref()) {
+        return Err(Refusal::Two(container, shifter).into());
+    }
+    let wish = Wish { named, inherited: inherited.filter(is_request) };
     let multi_prog = builtin.as_ref().is_some_and(|options| options.is_set(c"multi-prog"));
-    let carrier = wish.carrier(multi_prog, || environment_dirs(hook))?;
+    let carrier = wish.carrier(hook, multi_prog)?;
     if carrier != NO_REQUEST {
         settings::trip(&hook.args(), "post_opt");
         Settings::parse(&hook.handle.plugin_argv()?)?;
     }
-    if let Wish::Typed(value) = wish {
-        clear_builtin(hook, builtin.as_ref(), value)?;
+    if wish.named.as_ref().is_some_and(|named| !named.is_left_to_slurm()) {
+        clear_builtin(hook, builtin.as_ref())?;
     }
     remember(&carrier)?;
     write(hook, &carrier)
@@ -156,63 +179,121 @@ pub(crate) fn refuse(hook: &Hook<'_>, why: &str) {
     let _ = write(hook, REFUSED);
 }
 
-/// What the user wants, as far as it is ours.
-enum Wish<'a> {
-    /// No container, or one of Slurm's.
-    Nothing,
-    /// The request of the job that this srun is in.
-    Inherited(OsString),
-    /// `--container=` and this.
-    Typed(&'a OsStr),
+/// An image, an environment file, or `none`; and where it was said.
+#[derive(Debug, Clone)]
+struct Named {
+    /// An option with its dashes, or a variable.
+    place: &'static str,
+    value: OsString,
 }
 
-impl Wish<'_> {
-    /// Tells whether errors count: there is a container, or there was one and is not to be.
-    fn is_asked(&self) -> bool {
-        match self {
-            Wish::Nothing => false,
-            Wish::Inherited(carrier) => carrier != NO_REQUEST,
-            Wish::Typed(_) => true,
-        }
+impl Named {
+    /// Tells whether this is what Slurm's own `--container` is for: the absolute path of a directory
+    /// with a `config.json`. One that only the nodes have is not known from a typing error, and that
+    /// would make a Slurm without oci.conf run the command on the bare host: it is refused.
+    fn is_left_to_slurm(&self) -> bool {
+        let path = Path::new(&self.value);
+        self.place == PLACE
+            && path.is_absolute()
+            && path.is_dir()
+            && !matches!(path.join("config.json").try_exists(), Ok(false))
     }
 
-    /// Checks the wish, and puts it as the request that says it. `dirs` is where environment files
-    /// are searched for.
-    fn carrier(
-        &self,
-        multi_prog: bool,
-        dirs: impl FnOnce() -> Result<Vec<PathBuf>, Box<dyn Error>>,
-    ) -> Result<String, Box<dyn Error>> {
-        let request = match self {
-            Wish::Nothing => None,
-            Wish::Inherited(carrier) => {
-                let read = Request::from_carrier(&carrier.to_string_lossy());
-                read.map_err(Refusal::Inherited)?.map(|(request, _)| request)
+    /// Tells whether this asks for no container.
+    fn is_none(&self) -> bool {
+        self.value == NO_REQUEST
+    }
+
+    /// Returns the request for it.
+    fn request(&self, config: &Config) -> Result<Request, Refusal> {
+        match self.value.to_str() {
+            None => Err(Refusal::Encoding(self.clone())),
+            Some("") => Err(Refusal::Empty(self.place)),
+            Some(file) if environment_file::is_path(file) => {
+                read(self.place, file, &config.env_path)
             }
-            Wish::Typed(value) => match value.to_str() {
-                None => return Err(Refusal::Encoding((*value).to_owned()).into()),
-                Some("") => return Err(Refusal::Empty.into()),
-                Some(NO_REQUEST) => None,
-                Some(file) if environment_file::is_path(file) => Some(read(file, &dirs()?)?),
-                Some(image) => Some(Request::of_image(image)),
+            Some(image) => Ok(Request::of_image(image)),
+        }
+    }
+}
+
+/// What the user wants.
+struct Wish {
+    /// What is said here and now.
+    named: Option<Named>,
+    /// The request of the job that this srun is in.
+    inherited: Option<OsString>,
+}
+
+impl Wish {
+    /// Checks the wish, and puts it as the request that says it.
+    fn carrier(&self, hook: &Hook<'_>, multi_prog: bool) -> Result<String, Box<dyn Error>> {
+        let caller = Caller::of_this_process();
+        let args = hook.args();
+        let prefix = settings::prefix(&args);
+        let typed = options::typed(&caller, prefix)?;
+        let place = self.named.as_ref().map_or(PLACE, |named| named.place);
+        let request = match &self.named {
+            Some(named) if named.is_none() => return Ok(NO_REQUEST.to_owned()),
+            Some(named) if named.is_left_to_slurm() => return typed.none_or(Refusal::Bundle),
+            Some(named) => {
+                let config = config(hook)?;
+                let request = named.request(&config)?;
+                let base = match self.inherited() {
+                    Ok(Some(job)) => job.asked.for_another_image(),
+                    _ => options::defaults(&caller)?,
+                };
+                let asked = typed.asked.over(base);
+                let batch = asked.batch.unwrap_or(config.container_batch);
+                Request { asked: Asked { batch: is_said(batch), ..asked }, ..request }
+            }
+            None => match self.inherited().map_err(Refusal::Inherited)? {
+                None => return typed.none_or(Refusal::NoContainer),
+                Some(job) => Request { asked: typed.asked.over(job.asked.clone()), ..job },
             },
         };
-        let Some(request) = request else { return Ok(NO_REQUEST.to_owned()) };
+        if hook.is_srun() && typed.is_about_script {
+            return Err(Refusal::NoScript(prefix.to_owned()).into());
+        }
+        if let Some(name) = request.asked.options.name.as_ref().filter(|name| name.job().is_some())
+        {
+            return Err(Refusal::JobsName(name.clone()).into());
+        }
         // Whether this srun is a --multi-prog one is no matter of the job's that it is in.
         let carrier = Request { multi_prog, ..request }.to_carrier();
         if let Err(error) = Request::from_carrier(&carrier) {
-            return Err(Refusal::Image(error).into());
+            return Err(Refusal::Image { place, error }.into());
         }
         if carrier.len() > MAX_CARRIER {
-            return Err(Refusal::TooLarge(carrier.len()).into());
+            return Err(Refusal::TooLarge(place, carrier.len()).into());
         }
         Ok(carrier)
     }
+
+    fn inherited(&self) -> Result<Option<Request>, request::Error> {
+        let Some(carrier) = &self.inherited else { return Ok(None) };
+        Ok(Request::from_carrier(&carrier.to_string_lossy())?.map(|(request, _)| request))
+    }
+}
+
+impl Typed {
+    /// No container goes with no options.
+    fn none_or(self, refusal: fn(String) -> Refusal) -> Result<String, Box<dyn Error>> {
+        match self.first {
+            None => Ok(NO_REQUEST.to_owned()),
+            Some(option) => Err(refusal(option).into()),
+        }
+    }
+}
+
+/// What goes without saying is not carried.
+fn is_said(batch: Batch) -> Option<Batch> {
+    (batch != Batch::Container).then_some(batch)
 }
 
 /// Reads an environment file here, where the user is told what is wrong with it; nodes never see it.
-fn read(file: &str, dirs: &[PathBuf]) -> Result<Request, Refusal> {
-    let refuse = |report: Report| Refusal::Environment(report.line);
+fn read(place: &'static str, file: &str, dirs: &[PathBuf]) -> Result<Request, Refusal> {
+    let refuse = |report: Report| Refusal::Environment(place, report.line);
     let environment = Environment::load(file, dirs, &|name| env::var_os(name));
     let environment = environment.map_err(|e| refuse(Report::from(&e)))?;
     if let Some(unheeded) = environment.unheeded() {
@@ -224,17 +305,30 @@ fn read(file: &str, dirs: &[PathBuf]) -> Result<Request, Refusal> {
     Ok(request)
 }
 
-/// Where environment files are searched for, as the settings have it.
-fn environment_dirs(hook: &Hook<'_>) -> Result<Vec<PathBuf>, Box<dyn Error>> {
+/// Reads the settings, as the node will.
+fn config(hook: &Hook<'_>) -> Result<Config, Box<dyn Error>> {
     let config = match Settings::parse(&hook.handle.plugin_argv()?)?.config {
         Some(site) => Config::load_from(&site),
         None => Config::load(),
     };
-    Ok(config.map_err(|e| Report::from(&e).line)?.env_path)
+    Ok(config.map_err(|e| Report::from(&e).line)?)
 }
 
-/// Returns what the user gave as `--container`, in whichever way.
-fn typed(hook: &Hook<'_>, builtin: Option<&ClientOptions>) -> Option<OsString> {
+/// Returns what the user has named, in whichever way.
+fn named(hook: &Hook<'_>, builtin: Option<&ClientOptions>) -> Option<Named> {
+    let by_option = container(hook, builtin).map(|value| Named { place: PLACE, value });
+    let by_alias = || SHIFTER.value(&hook.handle).map(|value| Named { place: "--shifter", value });
+    // Of an srun in a job the job has said what there is to say.
+    let is_new = || !hook.is_srun() || !is_in_job();
+    let by_default = || {
+        let value = env::var_os(DEFAULT_VAR).filter(|value| !value.is_empty() && is_new())?;
+        Some(Named { place: DEFAULT_VAR, value })
+    };
+    by_option.or_else(by_alias).or_else(by_default)
+}
+
+/// Returns the value of `--container`, from the command line or from Slurm's variables for it.
+fn container(hook: &Hook<'_>, builtin: Option<&ClientOptions>) -> Option<OsString> {
     let value = match builtin {
         Some(options) => options.get(BUILTIN),
         // Where Slurm's options are out of reach this still tells the value, since init has
@@ -244,30 +338,27 @@ fn typed(hook: &Hook<'_>, builtin: Option<&ClientOptions>) -> Option<OsString> {
     value.or_else(|| CONTAINER.value(&hook.handle))
 }
 
-/// Tells whether a value is what Slurm's own `--container` is for: the absolute path of a directory
-/// with a `config.json`. One that only the nodes have is not known from a typing error, and that
-/// would make a Slurm without oci.conf run the command on the bare host: it is refused.
-fn is_left_to_slurm(value: &OsStr) -> bool {
-    let path = Path::new(value);
-    path.is_absolute()
-        && path.is_dir()
-        && !matches!(path.join("config.json").try_exists(), Ok(false))
+/// Returns both names of the image, if they differ.
+fn two_names(hook: &Hook<'_>, builtin: Option<&ClientOptions>) -> Option<(OsString, OsString)> {
+    let both = container(hook, builtin).zip(SHIFTER.value(&hook.handle));
+    both.filter(|(container, shifter)| container != shifter)
 }
 
 /// Makes Slurm's option as if never given: the job's description is made of it after this.
-fn clear_builtin(
-    hook: &Hook<'_>,
-    builtin: Option<&ClientOptions>,
-    value: &OsStr,
-) -> Result<(), Refusal> {
-    let shown = || value.to_string_lossy().into_owned();
-    let has_option = env::var_os(BUILTIN_VAR).is_some();
-    match builtin {
-        Some(options) if options.get(BUILTIN).is_some() && !options.reset(BUILTIN) => {
-            return Err(Refusal::NotCleared(shown()));
+fn clear_builtin(hook: &Hook<'_>, builtin: Option<&ClientOptions>) -> Result<(), Refusal> {
+    let has_option = env::var_os(BUILTIN_VAR);
+    match (builtin, has_option) {
+        (Some(options), _) => {
+            if let Some(value) = options.get(BUILTIN)
+                && !options.reset(BUILTIN)
+            {
+                return Err(Refusal::NotCleared(value.to_string_lossy().into_owned()));
+            }
         }
-        None if has_option => return Err(Refusal::Hidden(shown())),
-        _ => {}
+        (None, Some(value)) => {
+            return Err(Refusal::Hidden(value.to_string_lossy().into_owned()));
+        }
+        (None, None) => {}
     }
     hook.unset_client_var(BUILTIN_VAR);
     Ok(())
@@ -309,8 +400,11 @@ fn write(hook: &Hook<'_>, carrier: &str) -> Result<(), Box<dyn Error>> {
 /// Returns the request of the job around: that of an srun in it, salloc's shell included. A new
 /// job takes over nobody's.
 fn inherited(hook: &Hook<'_>) -> Option<OsString> {
-    let in_job = ["SLURM_JOB_ID", "SLURM_JOBID"].iter().any(|name| env::var_os(name).is_some());
-    env::var_os(REQUEST_VAR).filter(|_| hook.is_srun() && in_job)
+    env::var_os(REQUEST_VAR).filter(|_| hook.is_srun() && is_in_job())
+}
+
+fn is_in_job() -> bool {
+    ["SLURM_JOB_ID", "SLURM_JOBID"].iter().any(|name| env::var_os(name).is_some())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -2,8 +2,9 @@
 //!
 //! slurm-spank's macro would export every hook there is, which costs a process per job for prolog
 //! and epilog, and a `plugin_version` fixed when the plugin is built. So the symbols are made here,
-//! and its handle and its option callback are used as they are. Its tracing subscriber is left
-//! out: it would read `RUST_LOG` in daemons that run as root, and log where no user looks.
+//! and its handle is used as it is. Its option callback keeps one value of an option, where a list
+//! may be given in parts. Its tracing subscriber is left out: it would read `RUST_LOG` in daemons
+//! that run as root, and log where no user looks.
 
 #![allow(unsafe_code, non_upper_case_globals)]
 
@@ -17,7 +18,7 @@ use std::{
     panic::{self, AssertUnwindSafe},
     ptr::{self, NonNull},
     sync::{
-        Once,
+        Mutex, MutexGuard, Once, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -27,7 +28,7 @@ use slurm_spank::{
 };
 use slurm_sys::{ClientOptions, PrependTaskArgv};
 
-use crate::{client, log, release, task};
+use crate::{client, log, options, release, task};
 
 /// Slurm's name for the plugin, in its logs and in the variables that it makes for our options.
 #[unsafe(no_mangle)]
@@ -74,6 +75,10 @@ unsafe extern "C" fn slurm_spank_init(
 ) -> c_int {
     let body: Body = |hook| match hook.handle.context()? {
         Context::Local | Context::Allocator => client::init(hook),
+        Context::Remote => {
+            options::register(hook);
+            Ok(())
+        }
         Context::Slurmd => {
             note_release();
             Ok(())
@@ -195,6 +200,39 @@ unsafe impl Plugin for Globals {
     fn report_error(&self, _: &mut SpankHandle<'_>, _: &dyn Error) {}
 }
 
+/// The options, by the numbers that Slurm knows them by.
+static OPTIONS: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
+/// What was typed, in its order.
+static TYPED: Mutex<Vec<Typed>> = Mutex::new(Vec::new());
+
+/// An option that was typed, and its value if it takes one.
+type Typed = (&'static str, Option<OsString>);
+
+/// Called for each of our options: by clients that find them on the command line, and by slurmstepd,
+/// which is root, and has no use for what users type.
+unsafe extern "C" fn note_option(number: c_int, value: *const c_char, remote: c_int) -> c_int {
+    if remote != 0 {
+        return 0;
+    }
+    // SAFETY: Slurm passes a C string, or NULL where there is no value.
+    let value = (!value.is_null()).then(|| unsafe { CStr::from_ptr(value) });
+    let value = value.map(|value| OsStr::from_bytes(value.to_bytes()).to_owned());
+    let name = usize::try_from(number).ok().and_then(|number| lock(&OPTIONS).get(number).copied());
+    lock(&TYPED).extend(name.map(|name| (name, value)));
+    0
+}
+
+/// Returns the options that were typed so far.
+pub(crate) fn typed() -> Vec<Typed> {
+    lock(&TYPED).clone()
+}
+
+/// Nobody waits here: hooks and callbacks run one after the other. One that panicked has left it as it
+/// was.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// One call of a hook.
 pub(crate) struct Hook<'a> {
     /// Slurm's side of it.
@@ -210,6 +248,36 @@ impl Hook<'_> {
     /// Returns the plugin's arguments in plugstack.conf; none if they are not UTF-8.
     pub(crate) fn args(&self) -> Vec<&str> {
         self.handle.plugin_argv().unwrap_or_default()
+    }
+
+    /// Gives Slurm an option, which is `key` to us. `arg` is what stands for its value, if it takes
+    /// one. The error is Slurm's number.
+    pub(crate) fn register_option(
+        &self,
+        key: &'static str,
+        name: &str,
+        arg: Option<&str>,
+        help: &str,
+    ) -> Result<(), u32> {
+        let c_string = |text: &str| CString::new(text).expect("a text of this program's");
+        let (c_name, arg, help) = (c_string(name), arg.map(c_string), c_string(help));
+        let mut options = lock(&OPTIONS);
+        let mut option = spank_sys::spank_option {
+            name: c_name.as_ptr(),
+            arginfo: arg.as_ref().map_or(ptr::null(), |arg| arg.as_ptr()),
+            usage: help.as_ptr(),
+            has_arg: arg.is_some().into(),
+            val: options.len().try_into().expect("a handful of options"),
+            cb: Some(note_option),
+        };
+        // SAFETY: the handle is the one of this call, and Slurm copies the option.
+        match unsafe { spank_sys::spank_option_register(self.spank, &raw mut option) } {
+            spank_sys::ESPANK_SUCCESS => {
+                options.push(key);
+                Ok(())
+            }
+            error => Err(error),
+        }
     }
 
     /// Returns a variable of the task's environment.

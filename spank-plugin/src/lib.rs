@@ -4,12 +4,12 @@
 //! anything else to the node, and there the step dies, or runs on the host. So the plugin takes the
 //! option over before the job leaves the client, and on the node puts `shifter launch` in front of
 //! each task's command. It enters no container itself: it has no network, makes no process, and
-//! does nothing at all as root.
+//! does nothing as root but name its options.
 //!
 //! ```text
 //! srun, sbatch, salloc                      slurmstepd
-//!   init           forget what a parent       init, init_post_opt    nothing: a failure here
-//!                  set; register options                             would drain the node
+//!   init           forget what a parent       init        register options, and nothing else:
+//!                  set; register options                  a failure here would drain the node
 //!   init_post_opt  --container ours?          task_init   (the user, one process a task)
 //!                  clear it, write the ────────────────►  request? launcher before the command,
 //!                  request, or refuse                     or one line and exit 125

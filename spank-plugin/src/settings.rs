@@ -4,6 +4,9 @@
 //! required /usr/lib64/slurm/shifter.so shifter=/usr/bin/shifter config=/etc/shifter/shifter.toml
 //! ```
 //!
+//! With `prefix=WORD` options are `--WORD-mounts` and so on, for sites where another plugin has those
+//! that begin with `--container-`.
+//!
 //! The line is read when a job asks for a container and not before: a typing error in it is told to
 //! those jobs and disturbs no other.
 
@@ -12,11 +15,16 @@ use std::path::PathBuf;
 /// The program that is put in front of a task's command.
 const DEFAULT_LAUNCHER: &str = "/usr/bin/shifter";
 
+/// What options begin with, as those of pyxis do.
+pub(crate) const DEFAULT_PREFIX: &str = "container";
+
 /// The plugin's own settings; the launcher has its own file.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     /// `shifter=PATH`: the launcher.
     pub(crate) launcher: PathBuf,
+    /// `prefix=WORD`: what options begin with.
+    pub(crate) prefix: String,
     /// `config=PATH`: the site's file for the launcher, where it is not the usual one.
     pub(crate) config: Option<PathBuf>,
 }
@@ -26,9 +34,11 @@ pub(crate) struct Settings {
 pub(crate) enum Error {
     #[error(
         "plugstack.conf: unknown argument {0:?}; \
-         the plugin takes shifter=PATH and config=PATH (tell the administrator)"
+         the plugin takes shifter=PATH, config=PATH and prefix=WORD (tell the administrator)"
     )]
     Unknown(String),
+    #[error("plugstack.conf: {0}: not a word of small letters (tell the administrator)")]
+    Prefix(String),
     #[error("plugstack.conf: {0}: not an absolute path (tell the administrator)")]
     Relative(String),
 }
@@ -36,7 +46,8 @@ pub(crate) enum Error {
 impl Settings {
     /// Reads the plugin's arguments.
     pub(crate) fn parse(args: &[&str]) -> Result<Settings, Error> {
-        let mut settings = Settings { launcher: DEFAULT_LAUNCHER.into(), config: None };
+        let (launcher, prefix) = (DEFAULT_LAUNCHER.into(), prefix(args).to_owned());
+        let mut settings = Settings { launcher, prefix, config: None };
         for arg in args {
             let absolute = |path: &str| match path.starts_with('/') {
                 true => Ok(PathBuf::from(path)),
@@ -45,12 +56,24 @@ impl Settings {
             match arg.split_once('=') {
                 Some(("shifter", path)) => settings.launcher = absolute(path)?,
                 Some(("config", path)) => settings.config = Some(absolute(path)?),
+                Some(("prefix", word)) if is_word(word) => {}
+                Some(("prefix", _)) => return Err(Error::Prefix((*arg).to_owned())),
                 Some(("fault", _)) if cfg!(feature = "faults") => {}
                 _ => return Err(Error::Unknown((*arg).to_owned())),
             }
         }
         Ok(settings)
     }
+}
+
+/// What options begin with: known before it is known whether a job asks for a container.
+pub(crate) fn prefix<'a>(args: &[&'a str]) -> &'a str {
+    let words = args.iter().rev().filter_map(|arg| arg.strip_prefix("prefix="));
+    words.into_iter().find(|word| is_word(word)).unwrap_or(DEFAULT_PREFIX)
+}
+
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 32 && text.bytes().all(|byte| byte.is_ascii_lowercase())
 }
 
 /// Panics if this is a test's build and the line says `fault=HOOK`.
@@ -68,13 +91,14 @@ mod tests {
     fn the_line_may_be_empty() {
         let settings = Settings::parse(&[]).expect("nothing is wrong");
         assert_eq!((settings.launcher.to_str(), settings.config), (Some(DEFAULT_LAUNCHER), None));
+        assert_eq!(settings.prefix, "container");
     }
 
     #[test]
-    fn both_paths_are_read() {
-        let settings = Settings::parse(&["shifter=/opt/s", "config=/etc/s=1.toml"]);
-        let config = Some("/etc/s=1.toml".into());
-        assert_eq!(settings, Ok(Settings { launcher: "/opt/s".into(), config }));
+    fn all_that_is_said_is_read() {
+        let settings = Settings::parse(&["shifter=/opt/s", "config=/etc/s=1.toml", "prefix=ours"]);
+        let (config, prefix) = (Some("/etc/s=1.toml".into()), "ours".to_owned());
+        assert_eq!(settings, Ok(Settings { launcher: "/opt/s".into(), prefix, config }));
     }
 
     #[test]
@@ -84,6 +108,8 @@ mod tests {
             ("Shifter=/x", "unknown argument \"Shifter=/x\""),
             ("shifter=bin/shifter", "shifter=bin/shifter: not an absolute path"),
             ("config=", "config=: not an absolute path"),
+            ("prefix=", "prefix=: not a word"),
+            ("prefix=A-b", "prefix=A-b: not a word"),
         ] {
             let error = Settings::parse(&[arg]).expect_err(arg).to_string();
             assert!(error.contains(problem), "{arg}: {error}");

@@ -26,6 +26,7 @@ use nix::{
     unistd::{AccessFlags, access, gethostname},
 };
 use runtime::{
+    options::Batch,
     report::chain,
     request::{self, ARGV0_VAR, REQUEST_VAR, Request, TASK_VAR, Task},
 };
@@ -76,6 +77,11 @@ pub(crate) fn init(hook: &mut Hook<'_>) -> Result<(), Box<dyn Error>> {
     }
     let read = Request::from_carrier(&carrier.to_string_lossy()).map_err(Failure::Request)?;
     let Some((request, _)) = read else { return Ok(()) };
+    let step = hook.handle.job_stepid()?;
+    // Its steps find the request in the environment, which stays as it is.
+    if request.asked.batch == Some(Batch::Host) && is_script(step) {
+        return Ok(());
+    }
     settings::trip(&hook.args(), "task_init");
     let settings = Settings::parse(&hook.handle.plugin_argv()?)?;
     check_launcher(&settings.launcher)?;
@@ -85,11 +91,16 @@ pub(crate) fn init(hook: &mut Hook<'_>) -> Result<(), Box<dyn Error>> {
     }
     hook.speaks = true;
 
-    write_variables(hook, &settings)?;
+    write_variables(hook, &settings, step == slurm_sys::SLURM_BATCH_SCRIPT)?;
     match prepend {
         Some(prepend) => prepend_launcher(hook, &prepend, &settings.launcher),
         None => replace_command(hook, &settings.launcher),
     }
+}
+
+/// Tells whether this is the job's script, or salloc's shell.
+fn is_script(step: u32) -> bool {
+    [slurm_sys::SLURM_BATCH_SCRIPT, slurm_sys::SLURM_INTERACTIVE_STEP].contains(&step)
 }
 
 /// Ends the task, with one line if it is this process's to say it.
@@ -110,8 +121,11 @@ fn check_launcher(launcher: &Path) -> Result<(), Failure> {
 }
 
 /// Writes what the launcher has to know.
-fn write_variables(hook: &Hook<'_>, settings: &Settings) -> Result<(), Box<dyn Error>> {
-    let batch = hook.handle.job_stepid()? == slurm_sys::SLURM_BATCH_SCRIPT;
+fn write_variables(
+    hook: &Hook<'_>,
+    settings: &Settings,
+    batch: bool,
+) -> Result<(), Box<dyn Error>> {
     let task = Task { pid: std::process::id(), batch, config: settings.config.clone() };
     hook.handle.setenv(TASK_VAR, serde_json::to_string(&task)?, true)?;
     // An outer job's, if there is one; written below where it is this task's.

@@ -8,7 +8,8 @@
  *   context=NAME     local, allocator, remote, slurmd
  *   plugstack=ARG    an argument in plugstack.conf
  *   builtin=VALUE    what Slurm parsed as its own --container; sets SLURM_CONTAINER as it does
- *   typed=VALUE      what the user gave to the option that the plugin has registered
+ *   typed=NAME[=VALUE]    an option of the plugin's that the user gave
+ *   options          prints the options that the plugin has registered
  *   multi-prog       srun --multi-prog
  *   stuck            Slurm's option cannot be reset
  *   env=NAME=VALUE   a variable of the task
@@ -121,8 +122,10 @@ const char *spank_strerror(int error) { return error ? "an error" : "Success"; }
 int spank_option_register(void *spank, struct spank_option *option)
 {
 	check_handle(spank);
-	printf("register: --%s=%s\n", option->name, option->arginfo);
+	if (n_registered == MAX)
+		abort();
 	registered[n_registered] = *option;
+	registered[n_registered].arginfo = option->has_arg ? strdup(option->arginfo) : NULL;
 	registered[n_registered++].name = strdup(option->name);
 	return 0;
 }
@@ -286,8 +289,21 @@ int main(int argc, char **argv)
 		} else if (!strcmp(argv[i], "no-builtin"))
 			builtin = NULL;
 		else if ((value = after(argv[i], "typed="))) {
+			size_t n = strcspn(value, "=");
+			const char *arg = value[n] ? value + n + 1 : NULL;
+			int j = 0;
+			while (j < n_registered && (strlen(registered[j].name) != n ||
+						    strncmp(registered[j].name, value, n)))
+				j++;
+			if (j == n_registered || !arg != !registered[j].has_arg)
+				printf("no such option: %s\n", value);
+			else
+				registered[j].cb(registered[j].val, arg, context == 2);
+		} else if (!strcmp(argv[i], "options")) {
 			for (int j = 0; j < n_registered; j++)
-				registered[j].cb(registered[j].val, value, 0);
+				printf("option: --%s%s%s\n", registered[j].name,
+				       registered[j].arginfo ? "=" : "",
+				       registered[j].arginfo ? registered[j].arginfo : "");
 		} else if (!strcmp(argv[i], "multi-prog"))
 			multi_prog = true;
 		else if (!strcmp(argv[i], "stuck"))

@@ -46,6 +46,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("max_expansion", Kind::Number),
     ("mounts", Kind::List),
     ("env_path", Kind::Path),
+    ("container_batch", Kind::Choice(&["container", "host"])),
     ("gpu.mode", Kind::Text),
     ("gpu.cdi_dirs", Kind::List),
     ("gpu.devices", Kind::List),
@@ -332,6 +333,7 @@ mod tests {
             ("SHIFTER_CHECK_DIFF_IDS", "true", "maybe"),
             ("SHIFTER_NETWORK_MIN_RATE", "0", "-1"),
             ("SHIFTER_SQUASHFS_RUN", "mount", "fuse"),
+            ("SHIFTER_CONTAINER_BATCH", "host", "Host"),
         ] {
             layers(&[], &[(name, good)]).expect(name);
             layers(&[], &[(name, "")]).expect("as if it were not set");
@@ -352,7 +354,8 @@ mod tests {
             };
             let added = layers.add_variables(one);
             let added = added.or_else(|_| layers.add_variables(other("true")));
-            added.or_else(|_| layers.add_variables(other("auto"))).expect(key);
+            let added = added.or_else(|_| layers.add_variables(other("auto")));
+            added.or_else(|_| layers.add_variables(other("host"))).expect(key);
         }
         let (merged, origins) = layers.finish();
         let _: File = merged.try_into().expect("all are known");

@@ -19,7 +19,7 @@ use std::{
 use serde::Deserialize;
 
 use self::layers::Layers;
-use crate::{login::Login, reference::Reference};
+use crate::{login::Login, options::Batch, reference::Reference};
 
 pub use gpu::{Capability, Gpu};
 pub use layers::{Origin, variable};
@@ -52,6 +52,8 @@ pub struct Config {
     pub gpu: Gpu,
     /// Images as single files.
     pub squashfs: Squashfs,
+    /// Where a job's script runs, if the job does not say.
+    pub container_batch: Batch,
     /// How patient one is with the network.
     pub network: Network,
     /// What is special about some registries.
@@ -242,8 +244,11 @@ struct File {
     mounts: Vec<String>,
     #[serde(default)]
     env_path: Vec<PathBuf>,
+    #[serde(default = "container_batch")]
+    container_batch: Batch,
     #[serde(default)]
     gpu: gpu::Group,
+    #[serde(default)]
     squashfs: Squashfs,
     #[serde(default)]
     network: Network,
@@ -256,6 +261,10 @@ struct File {
 
 fn max_expansion() -> u64 {
     200
+}
+
+fn container_batch() -> Batch {
+    Batch::Container
 }
 
 impl File {
@@ -400,6 +409,7 @@ impl Config {
             env_path,
             gpu,
             squashfs: file.squashfs,
+            container_batch: file.container_batch,
             network: file.network,
             registries: file.registries,
             login: None,

@@ -277,10 +277,9 @@ impl Environment {
     /// What a job that runs in it carries.
     pub fn request(&self) -> Request {
         Request {
-            container: self.image.value.clone(),
             options: self.options(),
             file: Some(self.path.to_string_lossy().into_owned()),
-            multi_prog: false,
+            ..Request::of_image(&self.image.value)
         }
     }
 

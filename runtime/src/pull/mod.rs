@@ -45,6 +45,7 @@ use crate::{
     image::{Form, Hold, Image},
     layer,
     oci::{self, Descriptor, Platform},
+    options::Tag,
     reference::Reference,
     registry,
     store::{self, Lease, Limit, Node, Room, Store},
@@ -284,10 +285,32 @@ pub fn ensure(
     config: &Config,
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Image, Error> {
+    ensure_tagged(reference, Tag::Stored, config, tell)
+}
+
+/// The same for the image that the registry has under the name now, whatever a store has. Stores stay
+/// as they are.
+pub fn ensure_fresh(
+    reference: &Reference,
+    config: &Config,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Result<Image, Error> {
+    ensure_tagged(reference, Tag::Fresh, config, tell)
+}
+
+fn ensure_tagged(
+    reference: &Reference,
+    tag: Tag,
+    config: &Config,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Result<Image, Error> {
     let remote = Remote::new(Some(reference), config);
     let (store, node) = (Store::open(&config.store), Node::open(&config.node_dir)?);
     let pull = Pull::new(config, &remote, store, Some(node));
-    let known = pull.known()?;
+    let known = match tag {
+        Tag::Stored => pull.known()?,
+        Tag::Fresh => None,
+    };
     let documents = pull.documents(known, &Platform::host(), tell)?;
     if let Some(squashfs) = pull.mountable(&documents)? {
         pull.note(&documents);

@@ -10,6 +10,7 @@ use jiff::{Span, SpanRelativeTo};
 use super::{Error, Repository};
 use crate::{
     digest::Digest,
+    jobs,
     store::{self, Container, Mode, Node, Reach, Removal, Store, Stored, Tree, User},
 };
 
@@ -22,7 +23,8 @@ pub enum Scope {
     Node,
 }
 
-/// Whether containers with a name go, which keep what was written in them.
+/// Whether containers with a name go, which keep what was written in them. Those of jobs that are over
+/// go in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Containers {
     /// None of them.
@@ -206,8 +208,10 @@ fn prune_node(node: &Node, criteria: &Criteria, pruned: &mut Pruned) -> Result<(
 }
 
 fn prune_containers(node: &Node, criteria: &Criteria, pruned: &mut Pruned) -> Result<(), Error> {
+    let ended = node.ended_containers(None, jobs::alive);
     for container in node.containers()? {
-        if container.is_running || criteria.containers == Containers::Stay {
+        let goes = criteria.containers == Containers::Go || ended.contains(&container.name);
+        if container.is_running || !goes {
             pruned.stay.push(container);
             continue;
         }

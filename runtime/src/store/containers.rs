@@ -1,6 +1,7 @@
 //! Containers that keep what is written in them: what is there, and how it goes.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, OpenOptions, TryLockError},
     io,
     os::{
@@ -16,7 +17,7 @@ use crate::{
     Digest,
     kept::{self, Record},
     layer,
-    options::ContainerName,
+    options::{ContainerName, Job},
 };
 
 /// A container that stays on this node.
@@ -90,6 +91,29 @@ impl Node {
         Ok(true)
     }
 
+    /// The containers of jobs that are over, by their names. `own` is the job that asks, if one does:
+    /// what it wrote before it was queued again is over, too. `alive` says which jobs are not, and is
+    /// called only if there are containers of others.
+    pub fn ended_containers(
+        &self,
+        own: Option<Job>,
+        alive: impl FnOnce() -> Option<BTreeSet<u32>>,
+    ) -> Vec<ContainerName> {
+        let entries = fs::read_dir(kept::all(self.path())).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let of_jobs = names.filter_map(|name: ContainerName| Some((name.job()?, name)));
+        let is_own = |job: &Job| own.is_some_and(|own| own.id == job.id);
+        let (mut ended, others): (Vec<_>, Vec<_>) = of_jobs.partition(|(job, _)| is_own(job));
+        ended.retain(|(job, _)| own.is_some_and(|own| *job < own));
+        if !others.is_empty()
+            && let Some(alive) = alive()
+        {
+            ended.extend(others.into_iter().filter(|(job, _)| !alive.contains(&job.id)));
+        }
+        ended.sort();
+        ended.into_iter().map(|(_, name)| name).collect()
+    }
+
     /// Removes what those have left who died while they removed. Best effort: nothing depends on it.
     fn sweep_containers(&self) {
         let all = kept::all(self.path());
@@ -117,7 +141,7 @@ fn is_same(file: &File, path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::{cell::Cell, os::unix::fs::PermissionsExt};
 
     use super::*;
     use crate::Options;
@@ -156,5 +180,39 @@ mod tests {
         assert!(node.remove_container(&name).expect("removed"));
         assert_eq!(node.containers().expect("none"), []);
         assert_eq!(fs::read_dir(kept::all(node.path())).expect("list").count(), 0, "files stay");
+    }
+
+    #[test]
+    fn a_container_of_a_job_goes_with_the_job() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let node = Node::open(&dir.path().join("node")).expect("node");
+        let asked = Cell::new(0);
+        let remove = |own: Option<Job>, alive: Option<&[u32]>| {
+            let ended = node.ended_containers(own, || {
+                asked.set(asked.get() + 1);
+                alive.map(|alive| alive.iter().copied().collect())
+            });
+            ended.iter().for_each(|name| assert!(node.remove_container(name).expect("removed")));
+            ended.iter().map(ContainerName::to_string).collect::<Vec<_>>()
+        };
+        let make = |names: &[&str]| {
+            for name in names {
+                fs::create_dir_all(kept::all(node.path()).join(name).join("upper")).expect(name);
+            }
+        };
+        let own = Some(Job { id: 17, restart: 1 });
+        make(&["lab", "a@17.1", "b@17.1"]);
+        assert!(remove(own, Some(&[])).is_empty(), "what is nobody's or the job's own is gone");
+        assert_eq!(asked.get(), 0, "Slurm was asked in vain");
+        make(&["a@17", "a@17.2"]);
+        assert_eq!(remove(own, Some(&[])), ["a@17"]);
+        make(&["x@3", "x@4", "y@4.2"]);
+        assert!(
+            remove(own, None).is_empty(),
+            "gone, though nobody knows whether the jobs are over"
+        );
+        assert_eq!(remove(own, Some(&[3, 17])), ["x@4", "y@4.2"]);
+        assert_eq!(remove(None, Some(&[])), ["x@3", "a@17.1", "b@17.1", "a@17.2"]);
+        assert!(kept::all(node.path()).join("lab").exists());
     }
 }
