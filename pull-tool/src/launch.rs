@@ -33,7 +33,7 @@ use runtime::{
 
 use crate::{
     environment,
-    output::{self, Progress, Style},
+    output::{self, Progress, StepLog, Style},
 };
 
 /// The shell that salloc starts on a node (slurm.h, `SLURM_INTERACTIVE_STEP`). As of a batch script, steps
@@ -93,24 +93,26 @@ impl Task {
         node: &str,
         opened: &mut Option<Step>,
     ) -> Result<std::convert::Infallible, Report> {
-        let Setting { request, config, host, .. } = setting;
+        let Setting { request, reference, config, host, .. } = setting;
         let key = Key::of_this_task(|name| env::var_os(name));
         let step = Step::open(&config.node_dir, &key).map_err(|e| Report::from(&e))?;
         let step = opened.insert(step);
         if let Some(failure) = step.failed() {
             return Err(Report { line: failure.text, exit: failure.code });
         }
+        let mut log = None;
         if step.image().is_none() {
             setting.remove_ended();
+            log = StepLog::begin(config, node, host, reference);
         }
         let blame = |error: &container::Error| environment::blame_file(error, request);
         // Before a long pull.
         let checked = container::check(&setting.options, config).map_err(|e| blame(&e));
-        let image = checked.and_then(|()| setting.image(step, node));
+        let image = checked.and_then(|()| setting.image(step, node, &mut log));
         let image = image.inspect_err(|report| {
             step.fail(&Failure { code: report.exit, text: report.line.clone() });
         });
-        image.and_then(|image| {
+        let entered = image.and_then(|image| {
             let run = Run {
                 command: Command::Given(self.command.clone()),
                 script: self.script(),
@@ -124,7 +126,15 @@ impl Task {
                 }
             }
             let container = step.enter(&plan).map_err(|e| blame(&e))?;
+            if let Some(log) = log.take() {
+                log.entered();
+            }
             Err(blame(&container.exec()))
+        });
+        entered.inspect_err(|report| {
+            if let Some(log) = log {
+                log.failed(report);
+            }
         })
     }
 
@@ -179,7 +189,7 @@ impl Setting {
 
     /// The step's image. All of its tasks on this node get the one that the first found, though the
     /// tag may move; only the first asks the registry.
-    fn image(&self, step: &Step, node: &str) -> Result<Image, Report> {
+    fn image(&self, step: &Step, node: &str, log: &mut Option<StepLog>) -> Result<Image, Report> {
         let Setting { reference, config, .. } = self;
         let ensure = match self.request.asked.tag {
             Some(Tag::Fresh) => pull::ensure_fresh,
@@ -191,9 +201,15 @@ impl Setting {
         };
         let _all_cores = Affinity::widen();
         let mut progress = Progress::new(reference, Style::Lines(Some(node.to_owned())));
-        let image = ensure(&pinned, config, &mut |event| progress.tell(event));
+        let image = ensure(&pinned, config, &mut |event| {
+            log.iter_mut().for_each(|log| log.hear(&event));
+            progress.tell(event);
+        });
         let image = image.map_err(|e| Report::from(&e).during(format_args!("pull {reference}")))?;
         step.set_image(&image.digest);
+        if let Some(log) = log {
+            log.pulled(&image.digest);
+        }
         // Messages name it as the user did.
         Ok(Image { reference: reference.clone(), ..image })
     }

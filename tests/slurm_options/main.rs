@@ -2,6 +2,7 @@
 
 mod mistakes;
 mod names;
+mod record;
 mod steps;
 
 use std::{

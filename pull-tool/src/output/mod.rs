@@ -4,6 +4,7 @@
 
 mod bars;
 mod progress;
+mod step_log;
 pub(crate) mod table;
 
 use std::{
@@ -17,7 +18,10 @@ use runtime::{
     report::{EXIT_RUNTIME, Report, printable},
 };
 
-pub(crate) use self::progress::{Progress, Style};
+pub(crate) use self::{
+    progress::{Progress, Style},
+    step_log::StepLog,
+};
 
 /// Prints a line of data.
 pub(crate) fn data(line: &str) {

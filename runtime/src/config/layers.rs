@@ -47,6 +47,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("mounts", Kind::List),
     ("env_path", Kind::Path),
     ("container_batch", Kind::Choice(&["container", "host"])),
+    ("step_log", Kind::Text),
     ("gpu.mode", Kind::Text),
     ("gpu.cdi_dirs", Kind::List),
     ("gpu.devices", Kind::List),

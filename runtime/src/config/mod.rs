@@ -54,6 +54,8 @@ pub struct Config {
     pub squashfs: Squashfs,
     /// Where a job's script runs, if the job does not say.
     pub container_batch: Batch,
+    /// The socket that a line about each step goes to.
+    pub step_log: Option<PathBuf>,
     /// How patient one is with the network.
     pub network: Network,
     /// What is special about some registries.
@@ -246,6 +248,7 @@ struct File {
     env_path: Vec<PathBuf>,
     #[serde(default = "container_batch")]
     container_batch: Batch,
+    step_log: Option<PathBuf>,
     #[serde(default)]
     gpu: gpu::Group,
     #[serde(default)]
@@ -269,7 +272,11 @@ fn container_batch() -> Batch {
 
 impl File {
     fn problem(&self) -> Option<String> {
-        let own = [("store", self.store.as_ref()), ("node_dir", self.node_dir.as_ref())];
+        let own = [
+            ("store", self.store.as_ref()),
+            ("node_dir", self.node_dir.as_ref()),
+            ("step_log", self.step_log.as_ref()),
+        ];
         let shared = self.shared_stores.iter().map(|path| ("shared_stores", Some(path)));
         let searched = self.env_path.iter().map(|path| ("env_path", Some(path)));
         for (key, path) in own.into_iter().chain(shared).chain(searched) {
@@ -410,6 +417,7 @@ impl Config {
             gpu,
             squashfs: file.squashfs,
             container_batch: file.container_batch,
+            step_log: file.step_log,
             network: file.network,
             registries: file.registries,
             login: None,

@@ -31,6 +31,9 @@ use crate::{
 
 /// Where Slurm's PMIx server keeps what its clients map; it lies in the spool directory.
 const PMIX_DIR_VAR: &str = "PMIX_SERVER_TMPDIR";
+/// Say inside which image it is.
+const IMAGE_VAR: &str = "SHIFTER_IMAGE";
+const DIGEST_VAR: &str = "SHIFTER_IMAGE_DIGEST";
 /// Every image that has a shell has this one.
 const DEFAULT_SHELL: &str = "/bin/sh";
 
@@ -331,7 +334,10 @@ fn compose(
         &own.env,
         if script { environment::Request::Keep } else { environment::Request::Remove },
         |path| is_same_inside(&binds, path),
-        injected.chain(home.iter().map(|home| ("HOME".into(), home.into()))),
+        injected.chain(home.iter().map(|home| ("HOME".into(), home.into()))).chain([
+            (IMAGE_VAR.into(), image.reference.to_string().into()),
+            (DIGEST_VAR.into(), image.digest.to_string().into()),
+        ]),
     );
     put_first(&mut env, "LD_LIBRARY_PATH", &facts.applied.library_path);
     let is_root = run.options.ids == Some(Ids::Root);
@@ -670,6 +676,8 @@ env      HOME=/home/ada
 env      NOTE="two words\u{1b}[1m"
 env      PATH=/bin
 env      SHELL=/bin/sh
+env      SHIFTER_IMAGE=docker.io/library/busybox:latest
+env      SHIFTER_IMAGE_DIGEST=sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
 env      SLURM_JOB_ID=17
 workdir  /scratch/ada, else /work, else /
 command  ./a.out -n "two words" ""
