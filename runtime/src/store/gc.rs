@@ -333,6 +333,23 @@ mod tests {
     }
 
     #[test]
+    fn a_layer_of_which_no_image_is_known_yet_stays_while_it_is_pinned() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = Store::create(dir.path()).expect("create");
+        let layer = descriptor("layer", b"made");
+        let pin = store.pin(&layer.digest).expect("pin");
+        let other = store.pin(&layer.digest).expect("nobody waits for a pin");
+        let spool = store.spool().expect("spool").with(b"made").expect("write");
+        let path = store.blobs().accept(spool, &layer).expect("accept");
+        drop(other);
+        store.remove(|_| false, Reach::All, Mode::Do).expect("prune");
+        assert!(path.exists(), "pruned under the hands of who has made it");
+        drop(pin);
+        store.remove(|_| false, Reach::All, Mode::Do).expect("prune");
+        assert!(!path.exists());
+    }
+
+    #[test]
     fn nothing_goes_from_a_disk_that_does_not_answer() {
         let dir = tempfile::tempdir().expect("tempdir");
         let store = Store::create(dir.path()).expect("create");

@@ -1,6 +1,7 @@
 //! The user's image store: an OCI image layout.
 
 use std::{
+    ffi::OsStr,
     fs::{self, DirBuilder, File},
     io,
     os::unix::fs::DirBuilderExt,
@@ -13,7 +14,7 @@ use nix::sys::{stat::futimens, time::TimeSpec};
 use super::{
     Blobs, Draft, Entry, Error, Lease, Room,
     blobs::sync_dir,
-    draft::{SPOOL, is_litter},
+    draft::{SPOOL, fresh_path, is_litter},
     index::Index,
     lease::{self, RULES},
     owner::Owner,
@@ -207,6 +208,17 @@ impl Store {
         waiting: impl FnOnce(),
     ) -> Result<Lease, Error> {
         let lease = self.lease(manifest.hex(), pins, waiting)?;
+        drop(self.lock()?);
+        Ok(lease)
+    }
+
+    /// Sees to it that nobody removes a layer that comes into `partial/` after this, until the lease
+    /// is dropped: of which image it is will be known later.
+    pub fn pin(&self, layer: &Digest) -> Result<Lease, Error> {
+        let name = fresh_path(&self.locks(), Path::new("pin"));
+        let name = name.file_name().and_then(OsStr::to_str).expect("made of text");
+        let lease = self.lease(name, &[layer], || {})?;
+        // As for an image's lease: who removes something by now has not seen this.
         drop(self.lock()?);
         Ok(lease)
     }
