@@ -13,7 +13,7 @@ use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
     sys::{prctl::set_pdeathsig, signal::Signal, stat::Mode},
-    unistd::{getegid, geteuid},
+    unistd::{getegid, geteuid, getpid, getppid},
 };
 
 use super::mount::{mount_setattr_readonly, move_mount, open_tree};
@@ -33,7 +33,7 @@ pub enum Identity {
 /// On kernels before 5.12 it is not kept: they cannot make what they show read-only at once.
 pub fn confine(command: &mut Command, writable: &Path, identity: Identity) -> io::Result<()> {
     let writable: PathBuf = writable.canonicalize()?;
-    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    let (uid, gid, parent) = (geteuid().as_raw(), getegid().as_raw(), getpid());
     let inside = |id: u32| if identity == Identity::Root { 0 } else { id };
     let maps = [
         ("/proc/self/setgroups", "deny".to_owned()),
@@ -47,6 +47,12 @@ pub fn confine(command: &mut Command, writable: &Path, identity: Identity) -> io
         }
         let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
+        // It ends with the caller, however that ends: else it went on writing to what the next one
+        // removes.
+        set_pdeathsig(Signal::SIGKILL)?;
+        if getppid() != parent {
+            return Err(Errno::ESRCH.into());
+        }
         let tree = open_tree(&writable)?;
         let dir = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root = open("/", dir, Mode::empty())?;
