@@ -33,7 +33,7 @@ use nix::{
     unistd::{chdir, chroot, fchdir, getuid, pivot_root},
 };
 
-use super::{Error, Mount, Plan, Presence, fuse::Server, io_error, target::Root};
+use super::{Error, Mount, Plan, Presence, fuse::Server, ground, io_error, target::Root};
 use crate::{
     image::Form,
     kept,
@@ -220,6 +220,7 @@ fn new_root(plan: &Plan, mount_point: &Path, server: Option<Server>) -> Result<O
         None => open(&plan.rootfs, DIR, Mode::empty())
             .map_err(|e| io_error("open image", &plan.rootfs)(e.into()))?,
     };
+    ground::lay(plan, &lower, &upper).map_err(io_error("make directories for", &plan.rootfs))?;
 
     // Descriptors as paths: nothing to escape, nothing too long for mount(2)'s one page, and no
     // second walk. userxattr is what the kernel lets a user namespace have (overlayfs.rst).

@@ -46,6 +46,7 @@ mod command;
 mod devices;
 mod enter;
 pub mod fuse;
+mod ground;
 mod identity;
 pub mod join;
 mod named;

@@ -48,7 +48,7 @@ pub fn confine(command: &mut Command, writable: &Path, identity: Identity) -> io
         let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
         // It ends with the caller, however that ends: else it went on writing to what the next one
-        // removes.
+        // removes. Said before, a new user namespace would have forgotten it (prctl(2)).
         set_pdeathsig(Signal::SIGKILL)?;
         if getppid() != parent {
             return Err(Errno::ESRCH.into());
@@ -58,15 +58,13 @@ pub fn confine(command: &mut Command, writable: &Path, identity: Identity) -> io
         let root = open("/", dir, Mode::empty())?;
         match mount_setattr_readonly(root.as_fd()) {
             Err(error) if error.raw_os_error() == Some(Errno::ENOSYS as i32) => {
-                return Ok(set_pdeathsig(Signal::SIGKILL)?);
+                return Ok(());
             }
             other => other?,
         }
         let place = open(&writable, dir, Mode::empty())?;
         move_mount(tree.as_fd(), place.as_fd())?;
-        // It ends if its caller is killed. Of an earlier word to that effect, new namespaces know
-        // nothing (prctl(2)).
-        Ok(set_pdeathsig(Signal::SIGKILL)?)
+        Ok(())
     };
     // SAFETY: between fork and exec only one thread is there. What runs in it makes system calls,
     // and takes memory for a path or two; glibc keeps its allocator usable across fork(3).
