@@ -36,12 +36,13 @@ struct Host {
     plugin: PathBuf,
     words: Vec<String>,
     env: Vec<(&'static str, String)>,
+    dir: Option<String>,
 }
 
 impl Host {
     fn new(slurm: Slurm, words: &[&str]) -> Host {
         let words = words.iter().map(|word| word.to_string()).collect();
-        Host { slurm, plugin: built("libshifter_spank.so"), words, env: Vec::new() }
+        Host { slurm, plugin: built("libshifter_spank.so"), words, env: Vec::new(), dir: None }
     }
 
     /// An srun of 24.11 that is done with its options.
@@ -77,6 +78,11 @@ impl Host {
         self
     }
 
+    fn within(mut self, dir: &str) -> Host {
+        self.dir = Some(dir.to_owned());
+        self
+    }
+
     fn faults(mut self) -> Host {
         self.plugin = built("../faults/libshifter_spank.so");
         self
@@ -90,6 +96,7 @@ impl Host {
             .args(&self.words)
             .env_clear()
             .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .current_dir(self.dir.as_deref().unwrap_or("."))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -219,7 +226,7 @@ fn every_symbol_that_it_links_is_in_every_release() {
 
 #[test]
 fn an_image_is_taken_over_from_slurm() {
-    let request = r#"SLURM_SPANK_SHIFTER_REQUEST={"container":"nvidia/cuda:12.4"}"#;
+    let request = r#"SLURM_SPANK_SHIFTER_REQUEST={"container":"docker.io/nvidia/cuda:12.4"}"#;
     prints(
         Host::client(&["builtin=nvidia/cuda:12.4"]),
         &format!("init: 0\ninit_post_opt: 0\n{request}\n"),
@@ -234,8 +241,9 @@ fn what_an_environment_file_says_is_carried() {
     std::fs::write(&file, text).expect("a file");
     let file = file.canonicalize().expect("it is there");
     let file = file.to_str().expect("UTF-8");
-    let request =
-        format!(r#"{{"container":"alpine:3","options":{{"workdir":"/there"}},"file":"{file}"}}"#);
+    let request = format!(
+        r#"{{"container":"docker.io/library/alpine:3","options":{{"workdir":"/there"}},"file":"{file}"}}"#
+    );
     let host = Host::client(&[&format!("builtin={file}")]).env("HOME", "/nowhere");
     prints(
         host.env("WHERE", "there"),
@@ -261,7 +269,7 @@ fn what_an_environment_file_says_is_carried() {
 
 #[test]
 fn sbatch_and_salloc_carry_it_past_export() {
-    let request = r#"SHIFTER_REQUEST={"container":"alpine:3"}"#;
+    let request = r#"SHIFTER_REQUEST={"container":"docker.io/library/alpine:3"}"#;
     prints(
         Host::submitter(&["builtin=alpine:3"]),
         &format!("init: 0\njob control: {request}\ninit_post_opt: 0\nSLURM_SPANK_{request}\n"),
@@ -281,7 +289,7 @@ fn no_container_is_said_too() {
 
 #[test]
 fn an_outer_jobs_slurm_container_is_forgotten() {
-    let request = r#"SLURM_SPANK_SHIFTER_REQUEST={"container":"b"}"#;
+    let request = r#"SLURM_SPANK_SHIFTER_REQUEST={"container":"docker.io/library/b:latest"}"#;
     prints(
         Host::client(&["builtin=b"]).env("SLURM_CONTAINER", "a"),
         &format!("init: 0\ninit_post_opt: 0\n{request}\n"),
@@ -296,11 +304,14 @@ fn an_srun_in_a_job_takes_the_jobs_container() {
             .env("SLURM_SPANK_SHIFTER_REQUEST", r#"{"container":"alpine:3"}"#)
     };
     let ran = "init: 0\ninit_post_opt: 0\nSLURM_SPANK_SHIFTER_REQUEST=";
-    prints(job(&[]), &format!("{ran}{{\"container\":\"alpine:3\"}}\n"));
+    let alpine = "\"container\":\"docker.io/library/alpine:3\"";
+    prints(job(&[]), &format!("{ran}{{{alpine}}}\n"));
     prints(job(&["builtin=none"]), &format!("{ran}none\n"));
-    prints(job(&["builtin=b"]), &format!("{ran}{{\"container\":\"b\"}}\n"));
-    let multi_prog = r#"{"container":"alpine:3","multi_prog":true}"#;
-    prints(job(&["multi-prog"]), &format!("{ran}{multi_prog}\n"));
+    prints(
+        job(&["builtin=b"]),
+        &format!("{ran}{{\"container\":\"docker.io/library/b:latest\"}}\n"),
+    );
+    prints(job(&["multi-prog"]), &format!("{ran}{{{alpine},\"multi_prog\":true}}\n"));
 }
 
 #[test]
@@ -357,32 +368,64 @@ fn what_is_no_image_is_refused_before_the_job_exists() {
             "image reference \"a\\nb\": repository \"a\\nb\" has a bad component; \
                   components are a-z 0-9 joined by . _ __ or -",
         ),
-        (
-            "./bundle",
-            "image reference \"./bundle\": a path is not an image name; \
-                      name an image in a registry",
-        ),
-        (
-            "/usr",
-            "image reference \"/usr\": a path is not an image name; \
-                  name an image in a registry",
-        ),
-        (
-            "/not/to/be/seen/here",
-            "image reference \"/not/to/be/seen/here\": a path is not an image name; \
-                  name an image in a registry",
-        ),
-        (
-            "/etc/passwd",
-            "image reference \"/etc/passwd\": a path is not an image name; \
-                  name an image in a registry",
-        ),
     ] {
         is_refused(Host::client(&[&format!("builtin={value}")]), &format!("{why}{write}"));
     }
     let empty = "--container is empty; name an image, or say --container=none for no container";
     is_refused(Host::client(&["builtin="]), empty);
     is_refused(Host::submitter(&["builtin="]), empty);
+}
+
+#[test]
+fn an_image_that_lies_in_a_file_is_taken_over_by_its_absolute_path() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path().canonicalize().expect("it is there");
+    let make = |name: &str, content: &str| {
+        let path = dir.join(name);
+        std::fs::create_dir_all(path.parent().expect("in a directory")).expect("made");
+        std::fs::write(&path, content).expect("written");
+    };
+    make("x.sqsh", "hsqs");
+    make("layout/oci-layout", "{}");
+    make("rootfs/bin/sh", "");
+    let dir = dir.to_str().expect("UTF-8");
+    for (typed, prefix, path) in [
+        ("x.sqsh", "", "/x.sqsh"),
+        ("./x.sqsh", "", "/x.sqsh"),
+        ("~/x.sqsh", "", "/x.sqsh"),
+        ("rootfs/", "", "/rootfs"),
+        ("./layout:1", "", "/layout:1"),
+        ("oci:layout:1", "oci:", "/layout:1"),
+    ] {
+        let host = Host::client(&[&format!("builtin={typed}")]).env("HOME", dir).within(dir);
+        let request = format!("{{\"container\":\"{prefix}{dir}{path}\"}}");
+        prints(
+            host,
+            &format!("init: 0\ninit_post_opt: 0\nSLURM_SPANK_SHIFTER_REQUEST={request}\n"),
+        );
+    }
+    // What does not lie here may be a typing error.
+    for path in ["./bundle", "/not/to/be/seen/here", "oci:/not/to/be/seen/here:1"] {
+        let shown = path.trim_start_matches("oci:").replace("./", &format!("{dir}/"));
+        is_refused(
+            Host::client(&[&format!("builtin={path}")]).within(dir),
+            &format!(
+                "--container: open {shown}: no such file or directory; it has to be seen where the \
+                 job is submitted: what only nodes have is for `shifter run` in the job"
+            ),
+        );
+    }
+    is_refused(
+        Host::client(&["builtin=/etc/passwd"]),
+        "--container: /etc/passwd: neither an image nor an archive of a root file system; name what \
+         docker, podman or skopeo have saved, a tar archive or a directory of a root file system, \
+         or a squashfs",
+    );
+    is_refused(
+        Host::client(&["builtin=docker-daemon:x"]),
+        "--container: image \"docker-daemon:x\": docker's daemon is not asked for images; \
+         save it (docker save IMAGE >image.tar) and name ./image.tar",
+    );
 }
 
 #[test]
@@ -432,7 +475,7 @@ fn an_option_that_slurm_keeps_is_refused() {
 fn components_of_a_heterogeneous_job_share_one_container() {
     let ran = "init: 0\ninit_post_opt: 0\ninit_post_opt: 0\nSLURM_SPANK_SHIFTER_REQUEST=";
     let host = Host::client(&["builtin=a"]).then("builtin=a").then("init_post_opt");
-    prints(host, &format!("{ran}{{\"container\":\"a\"}}\n"));
+    prints(host, &format!("{ran}{{\"container\":\"docker.io/library/a:latest\"}}\n"));
     let second = Host::client(&["builtin=a"]).then("no-builtin").then("init_post_opt").run();
     let why = "error: shifter: the components of a heterogeneous job differ in --container; \
                name one image, or none, for all of them, and options once\ninit_post_opt: -1\n\
@@ -447,9 +490,11 @@ fn before_21_08_the_option_is_the_plugins_own() {
         Host::new(Slurm::Old, &words).then("init_post_opt")
     };
     let ran = "init: 0\ninit_post_opt: 0\n";
-    let request = |image| format!("SLURM_SPANK_SHIFTER_REQUEST={{\"container\":\"{image}\"}}\n");
+    let request = |image| {
+        format!("SLURM_SPANK_SHIFTER_REQUEST={{\"container\":\"docker.io/library/{image}\"}}\n")
+    };
     prints(old(&["typed=container=alpine:3"]), &format!("{ran}{}", request("alpine:3")));
-    prints(old(&[]).env("SRUN_CONTAINER", "a"), &format!("{ran}{}", request("a")));
+    prints(old(&[]).env("SRUN_CONTAINER", "a"), &format!("{ran}{}", request("a:latest")));
     prints(old(&[]), &format!("{ran}SLURM_SPANK_SHIFTER_REQUEST=none\n"));
 }
 

@@ -115,7 +115,7 @@ fn what_is_rendered_is_a_file_that_says_the_same() {
     let text = render(&dir, &["env.toml"]);
     let here = dir.display();
     let expected = format!(
-        r#"image = "ubuntu:24.04"  # {here}/base.toml:2
+        r#"image = "docker.io/library/ubuntu:24.04"  # {here}/base.toml:2
 mounts = [
     "/opt:/opt/host",  # {here}/names/tools.toml:1
     "{here}/data:/data:ro",  # {here}/env.toml:2
@@ -189,7 +189,7 @@ fn names_without_a_path_are_searched_for() {
     let mut shifter = SITE.command(&dir, &["render", "only"]);
     SITE.dir("names", &[("edf/only.toml", &named("edf"))]);
     shifter.env("EDF_PATH", format!("/nowhere:{}", dir.join("edf").display()));
-    assert!(run(shifter).success().starts_with("image = \"edf\""));
+    assert!(run(shifter).success().starts_with("image = \"docker.io/library/edf:latest\""));
 }
 
 /// `shifter run NAME` is an image, whatever files there are.

@@ -345,7 +345,7 @@ fn what_is_no_image_is_called_what_it_is() {
         ("archive.zip", &["a zip archive"]),
         ("nothing.tar", &["it is empty"]),
         ("esc\x1b[2J", &["esc\\u{1b}[2J"]),
-        ("bundle", &["an OCI bundle", "import its rootfs/"]),
+        ("bundle", &["an OCI bundle", "name its rootfs/"]),
         ("skopeo", &["directory of skopeo's", "oci-archive"]),
         ("unpacked", &["unpacked image archive"]),
         ("bare", &["it is empty"]),

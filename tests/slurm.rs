@@ -190,6 +190,77 @@ fn an_environment_file_is_read_where_the_job_is_submitted() {
     site.assert_unharmed();
 }
 
+/// A file or directory is an image wherever one may be named.
+#[test]
+fn an_image_is_run_from_its_file() {
+    need!(root, slurm, skopeo, squashfs, busybox, userns);
+    let site = site();
+    let dir = site.sandbox.make_dir("source", 0o777);
+    image::busybox().build().write_layout(&dir.join("layout"), "1");
+    let sh = |script: &str| {
+        let mut sh = std::process::Command::new("sh");
+        sh.args(["-ec", script]).current_dir(&dir);
+        run(sh).success();
+    };
+    sh("mkdir -p rootfs/etc && cp -a $(command -v busybox) rootfs/sh && \
+        echo from the tree >rootfs/etc/word && ln -s sh rootfs/cat && \
+        mksquashfs rootfs image.sqsh -quiet -no-progress && \
+        skopeo copy -q --insecure-policy oci:layout:1 docker-archive:docker.tar:app:1");
+    let client = |program: &str, args: &[&str]| {
+        let mut command = site.cluster.command(&site.user, program);
+        command.current_dir(&dir).args(args);
+        run(command)
+    };
+    let own = |name: &str| format!("--container={}", dir.join(name).display());
+    for (option, file, expected) in [
+        ("--container=./image.sqsh", "/etc/word", "from the tree\n"),
+        (&own("image.sqsh"), "/etc/word", "from the tree\n"),
+        ("--container=rootfs/", "/etc/word", "from the tree\n"),
+        (&own("rootfs"), "/etc/word", "from the tree\n"),
+        ("--container=oci:layout:1", "/etc/os-release", image::OS_RELEASE),
+        (&own("layout"), "/etc/os-release", image::OS_RELEASE),
+        ("--container=docker-archive:docker.tar", "/etc/os-release", image::OS_RELEASE),
+    ] {
+        let cat = if expected == image::OS_RELEASE { "/bin/cat" } else { "/cat" };
+        let args = ["-N2", "--ntasks-per-node=4", option, cat, file];
+        let outcome = client("srun", &args);
+        assert!(outcome.stderr.matches("expanded").count() <= 2, "once a node: {outcome}");
+        assert_eq!(outcome.success(), expected.repeat(8), "{option}");
+    }
+    // The two nodes are one machine, with one node directory.
+    let script = "#!/sh\n#SBATCH --container=./image.sqsh\n/cat /etc/word\nexit 3\n";
+    let script = site.sandbox.write(dir.join("job.sh"), script);
+    let output = format!("--output={}", dir.join("out").display());
+    let job = client("sbatch", &["--parsable", &output, &script.to_string_lossy()]);
+    let job: u32 = job.success().trim().parse().expect("a job's number");
+    assert_eq!(site.cluster.wait_job(job).exit_code, "3:0");
+    let said = fs::read_to_string(dir.join("out")).unwrap_or_default();
+    assert!(said.ends_with("from the tree\n"), "{said}");
+
+    let before = site.cluster.slurmctld_log().matches("sched: _slurm_rpc").count();
+    for (option, says) in [
+        ("--container=./imagee.sqsh", "imagee.sqsh: no such file"),
+        ("--container=/no/such/dir", "open /no/such/dir: no such file"),
+        ("--container=./job.sh", "job.sh: neither an image nor an archive"),
+        ("--container=oci:image.sqsh", "image.sqsh: it is no OCI image layout"),
+        ("--container=library://x", "apptainer build --sandbox"),
+    ] {
+        let refused = client("srun", &[option, "true"]);
+        let said = own_lines(&refused.stderr);
+        assert!(refused.code != 0 && said.len() == 1 && said[0].contains(says), "{refused}");
+    }
+    let after = site.cluster.slurmctld_log().matches("sched: _slurm_rpc").count();
+    assert_eq!(before, after, "a refused job was queued");
+    // What is gone when the job runs is told by the node, with the path.
+    let steps = "rm image.sqsh; srun -n2 /cat /etc/word";
+    let outcome = client("salloc", &["-Q", "-n2", "--container=./image.sqsh", "sh", "-c", steps]);
+    let said = own_lines(&outcome.stderr);
+    assert_eq!((outcome.code, said.len()), (125, 1), "{outcome}");
+    assert!(said[0].contains("n1: open ") && said[0].contains("image.sqsh: no such"), "{outcome}");
+    assert!(said[0].ends_with("on every node of the job"), "{outcome}");
+    site.assert_unharmed();
+}
+
 #[test]
 fn a_wrong_environment_file_is_refused_before_the_job_is_queued() {
     need!(root, slurm, registry, busybox, userns);

@@ -3,17 +3,16 @@
 use std::env;
 
 use runtime::{
-    Config, Options, Reference,
+    Config, Digest, Options, Source,
     container::Error,
     environment_file::{self, Environment},
     inject,
     kept::Record,
-    reference::ParseError,
-    report::{EXIT_RUNTIME, Report},
+    report::Report,
     request::Request,
 };
 
-use crate::output;
+use crate::{image, output};
 
 /// Reads an environment file for the caller, and says what it says in vain.
 pub(crate) fn load(name: &str, config: &Config) -> Result<Environment, Report> {
@@ -31,16 +30,10 @@ pub(crate) fn of(name: &str, config: &Config) -> Result<Option<Environment>, Rep
 }
 
 /// The image that is named, or that an environment file names.
-pub(crate) fn image(name: &str, environment: Option<&Environment>) -> Result<Reference, Report> {
-    match environment.map(|environment| &environment.image) {
-        None => name.parse().map_err(|e| Report::from(&e)),
-        Some(image) => {
-            let refuse = |error: &ParseError| Report {
-                exit: EXIT_RUNTIME,
-                ..Report::from(error).during(&image.origin)
-            };
-            image.value.parse().map_err(|e| refuse(&e))
-        }
+pub(crate) fn image(name: &str, environment: Option<&Environment>) -> Result<Source, Report> {
+    match environment {
+        None => image::typed(name),
+        Some(environment) => Ok(environment.image.value.clone()),
     }
 }
 
@@ -80,10 +73,7 @@ pub(crate) fn blame_file(error: &Error, request: &Request) -> Report {
 }
 
 /// A container that stays was made from one image, though the tag may have moved since.
-pub(crate) fn pinned(reference: &Reference, options: &Options, config: &Config) -> Reference {
-    let record = options.name.as_ref().and_then(|name| Record::of(&config.node_dir, name));
-    match record.filter(|record| record.reference == reference.to_string()) {
-        Some(record) => reference.pinned(record.digest),
-        None => reference.clone(),
-    }
+pub(crate) fn known(source: &Source, options: &Options, config: &Config) -> Option<Digest> {
+    let record = options.name.as_ref().and_then(|name| Record::of(&config.node_dir, name))?;
+    (record.reference == source.to_string()).then_some(record.digest)
 }

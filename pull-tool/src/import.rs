@@ -87,7 +87,7 @@ fn import(arguments: &Arguments) -> Result<(), Report> {
     let mut tell = |event: runtime::pull::Event<'_>| progress.tell(event);
     let imported = import::import(&arguments.file, &reference, &options, &config, &mut tell)
         .map_err(|e| Report::from(&e).during("import"))?;
-    progress.finish(&imported);
+    progress.finish(&reference, &imported);
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use runtime::{
 use serde_json::{Value, json};
 
 use crate::{
+    image,
     images::{layer, squashfs, state, tree_as_json},
     output,
 };
@@ -31,7 +32,8 @@ pub(crate) struct Arguments {
     raw: bool,
     #[arg(
         value_name = "REF",
-        help = "The image: its name, its digest, or the first digits (6 or more) of that"
+        help = "The image: its name, its digest, the first digits (6 or more) of that, or the path of \
+                one that was run from there"
     )]
     reference: String,
 }
@@ -39,7 +41,9 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
     let config = Config::load().map_err(|e| Report::from(&e))?;
     let repository = Repository::open(&config).map_err(|e| Report::from(&e))?;
-    let found = repository.find(&arguments.reference).map_err(|e| Report::from(&e.to_read()))?;
+    let found = repository
+        .find(&image::name_of(&arguments.reference))
+        .map_err(|e| Report::from(&e.to_read()))?;
     let document = |what, digest: &Digest| {
         repository.document(digest).ok_or_else(|| {
             let (text, digest) = (arguments.reference.clone(), digest.clone());

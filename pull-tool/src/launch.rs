@@ -16,24 +16,25 @@ use nix::{
     unistd::{Pid, gethostname},
 };
 use runtime::{
-    Config, Image, Options, Reference,
+    Config, Image, Options, Source,
     container::{
         self, Command, Run, fuse,
         join::{Failure, Key, Step},
     },
     host::Host,
     jobs,
-    options::{EnvSpec, Job, Tag},
-    pull,
+    options::{EnvSpec, Job},
+    pull::Event,
     report::{EXIT_RUNTIME, Report, printable},
     request::{self, ARGV0_VAR, REQUEST_VAR, Request},
+    source::Error as Missing,
     store::Node,
     sys::process::reset_signals,
 };
 
 use crate::{
-    environment,
-    output::{self, Progress, StepLog, Style},
+    environment, image,
+    output::{self, StepLog, Style},
 };
 
 /// The shell that salloc starts on a node (slurm.h, `SLURM_INTERACTIVE_STEP`). As of a batch script, steps
@@ -93,7 +94,7 @@ impl Task {
         node: &str,
         opened: &mut Option<Step>,
     ) -> Result<std::convert::Infallible, Report> {
-        let Setting { request, reference, config, host, .. } = setting;
+        let Setting { request, config, host, .. } = setting;
         let key = Key::of_this_task(|name| env::var_os(name));
         let step = Step::open(&config.node_dir, &key).map_err(|e| Report::from(&e))?;
         let step = opened.insert(step);
@@ -103,7 +104,7 @@ impl Task {
         let mut log = None;
         if step.image().is_none() {
             setting.remove_ended();
-            log = StepLog::begin(config, node, host, reference);
+            log = StepLog::begin(config, node, host, &request.container);
         }
         let blame = |error: &container::Error| environment::blame_file(error, request);
         // Before a long pull.
@@ -147,7 +148,6 @@ impl Task {
 /// What is the same for all tasks of a node.
 struct Setting {
     request: Request,
-    reference: Reference,
     /// All that is asked for; a container with a name is the job's own.
     options: Options,
     job: Option<Job>,
@@ -159,7 +159,7 @@ struct Setting {
 impl Setting {
     fn find(site: Option<&Path>) -> Result<Setting, Report> {
         let carrier = env::var_os(REQUEST_VAR).unwrap_or_default();
-        let (request, reference) = Request::from_carrier(&carrier.to_string_lossy())
+        let request = Request::from_carrier(&carrier.to_string_lossy())
             .map_err(|e| Report::from(&e))?
             .ok_or_else(no_request)?;
         let config = match site {
@@ -176,7 +176,7 @@ impl Setting {
         if env::var_os("SLURM_STEP_ID").is_some_and(|id| id == INTERACTIVE_STEP) {
             options.env.push(EnvSpec::Inherit { name: REQUEST_VAR.to_owned() });
         }
-        Ok(Setting { request, reference, options, job, config, host, node })
+        Ok(Setting { request, options, job, config, host, node })
     }
 
     /// Removes the containers of jobs that are over. Only memory is at stake: whatever fails is for
@@ -188,30 +188,27 @@ impl Setting {
     }
 
     /// The step's image. All of its tasks on this node get the one that the first found, though the
-    /// tag may move; only the first asks the registry.
+    /// tag may move, or the file change; only the first asks the registry, or reads the file.
     fn image(&self, step: &Step, node: &str, log: &mut Option<StepLog>) -> Result<Image, Report> {
-        let Setting { reference, config, .. } = self;
-        let ensure = match self.request.asked.tag {
-            Some(Tag::Fresh) => pull::ensure_fresh,
-            _ => pull::ensure,
-        };
-        let pinned = match step.image() {
-            Some(digest) => reference.pinned(digest),
-            None => environment::pinned(reference, &self.options, config),
-        };
+        let Setting { request, options, config, .. } = self;
+        let source = &request.container;
+        let known = step.image().or_else(|| environment::known(source, options, config));
         let _all_cores = Affinity::widen();
-        let mut progress = Progress::new(reference, Style::Lines(Some(node.to_owned())));
-        let image = ensure(&pinned, config, &mut |event| {
-            log.iter_mut().for_each(|log| log.hear(&event));
-            progress.tell(event);
-        });
-        let image = image.map_err(|e| Report::from(&e).during(format_args!("pull {reference}")))?;
+        let style = Style::Lines(Some(node.to_owned()));
+        let mut hear = |event: &Event<'_>| log.iter_mut().for_each(|log| log.hear(event));
+        let image = image::ensure(source, known, request.asked.tag, config, style, &mut hear);
+        let image = image.map_err(|report| match source {
+            // It was there where the job was submitted.
+            Source::OnDisk(place) if matches!(place.check(), Err(Missing::Open { .. })) => {
+                report.advise("its path has to lead to it on every node of the job")
+            }
+            _ => report,
+        })?;
         step.set_image(&image.digest);
         if let Some(log) = log {
             log.pulled(&image.digest);
         }
-        // Messages name it as the user did.
-        Ok(Image { reference: reference.clone(), ..image })
+        Ok(image)
     }
 }
 

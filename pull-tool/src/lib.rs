@@ -10,6 +10,7 @@ mod docker;
 mod doctor;
 mod environment;
 mod flags;
+mod image;
 mod images;
 mod import;
 mod inspect;

@@ -1,9 +1,10 @@
 //! `shifter pull REF`.
 
 use clap::{Args, ValueEnum};
-use runtime::{Config, Reference, oci::Platform, pull, report::Report};
+use runtime::{Config, oci::Platform, pull, report::Report};
 
 use crate::{
+    image,
     login::Who,
     output::{self, Progress, Style},
 };
@@ -71,7 +72,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
 }
 
 fn pull(arguments: &Arguments) -> Result<(), Report> {
-    let reference: Reference = arguments.reference.parse().map_err(|e| Report::from(&e))?;
+    let reference = image::in_registry(&arguments.reference, "pull")?;
     let platform = platform(arguments.platform.as_deref())?;
     let mut config = Config::load().map_err(|e| Report::from(&e))?;
     if arguments.login || arguments.who.is_given() {
@@ -91,7 +92,7 @@ fn pull(arguments: &Arguments) -> Result<(), Report> {
     let mut progress = Progress::new(&reference, style);
     let pulled = pull::pull(&reference, to, &platform, &config, &mut |event| progress.tell(event))
         .map_err(|e| Report::from(&e).during(format_args!("pull {reference}")))?;
-    progress.finish(&pulled);
+    progress.finish(&reference, &pulled);
     Ok(())
 }
 

@@ -2,12 +2,15 @@
 
 use clap::Args;
 use runtime::{
-    Config,
+    Config, Source,
     report::Report,
     repository::{Names, Removed, Repository},
 };
 
-use crate::output::{self, table};
+use crate::{
+    image,
+    output::{self, table},
+};
 
 /// Remove images from your store and from this node.
 ///
@@ -32,7 +35,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
     let names = if arguments.force { Names::All } else { Names::One };
     let mut failed: Option<Report> = None;
     for reference in &arguments.references {
-        match repository.remove(reference, names) {
+        match repository.remove(&image::name_of(reference), names) {
             Ok(removed) => tell(reference, &removed),
             Err(error) => {
                 let report = Report::from(&error).during("remove");
@@ -51,7 +54,10 @@ fn tell(reference: &str, removed: &Removed) {
     if removed.names.is_empty() {
         output::data(removed.digest.as_str());
     }
-    let mut text = format!("removed {reference}");
+    let mut text = match image::typed(reference) {
+        Ok(Source::OnDisk(_)) => format!("removed what was expanded of {reference}"),
+        _ => format!("removed {reference}"),
+    };
     match (removed.stored, removed.memory) {
         (0, 0) => text += "; nothing came free",
         (stored, 0) => text += &format!("; {} came free", table::size(stored)),

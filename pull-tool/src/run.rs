@@ -4,12 +4,11 @@ use std::{env, ffi::OsString};
 
 use clap::Args;
 use runtime::{
-    Config, Image,
+    Config, Source,
     container::{self, Command, Run, fuse, terminal},
     environment_file::Environment,
     host::Host,
     options::Gpu,
-    pull,
     report::{Report, printable},
     store::Node,
     sys::process::reset_sigpipe,
@@ -18,13 +17,16 @@ use runtime::{
 use crate::{
     environment,
     flags::Flags,
-    output::{self, Progress, Style},
+    image,
+    output::{self, Style},
 };
 
 /// Run a command in an image, here and as yourself.
 ///
-/// The image is pulled if it is neither on this node nor in your store. Home and working directory
-/// are the host's; all else is the image's, writable until the command ends.
+/// An image of a registry is pulled if it is neither on this node nor in your store. One that lies in
+/// a file (a squashfs, an archive, an OCI layout) is expanded on this node once, and again when the
+/// file has changed; a directory with a root file system is run where it is. Home and working
+/// directory are the host's; all else is the image's, writable until the command ends.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Print what would be done, and do not do it
@@ -46,7 +48,9 @@ pub(crate) struct Arguments {
     rm: bool,
     #[arg(
         value_name = "REF",
-        help = "The image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]; or an environment file: ./FILE.toml"
+        help = "The image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]; a file or directory, by its path or as \
+                oci:DIR[:NAME], oci-archive:FILE[:NAME] or docker-archive:FILE[:NAME]; or an \
+                environment file: ./FILE.toml"
     )]
     image: String,
     /// The command; without one, the image's own
@@ -65,7 +69,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
     let mut config = Config::load().map_err(|e| Report::from(&e))?;
     let environment = environment::of(&arguments.image, &config)?;
     let environment = environment.as_ref();
-    let reference = environment::image(&arguments.image, environment)?;
+    let source = environment::image(&arguments.image, environment)?;
     let host = Host::probe().map_err(|e| Report::system("look up the calling user", &e))?;
     // Flags win over the file.
     let options = arguments.flags.options(&host)?;
@@ -80,12 +84,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
         node.remove_container(name).map_err(|e| Report::from(&e))?;
     }
     config.squashfs.run = fuse::choose(config.squashfs.run, &options);
-    let pinned = environment::pinned(&reference, &options, &config);
-    let mut progress = Progress::new(&reference, Style::for_people());
-    let image = pull::ensure(&pinned, &config, &mut |event| progress.tell(event))
-        .map_err(|e| Report::from(&e).during(format_args!("pull {reference}")))?;
-    // Messages name it as the user did.
-    let image = Image { reference: reference.clone(), ..image };
+    let known = environment::known(&source, &options, &config);
+    let style = Style::for_people();
+    let image = image::ensure(&source, known, None, &config, style, &mut |_| {});
+    let image = image.map_err(|report| match environment {
+        Some(environment) if matches!(source, Source::OnDisk(_)) => {
+            report.during(&environment.image.origin)
+        }
+        _ => report,
+    })?;
     let run = Run { command: Command::Image(arguments.command.clone()), script: None, options };
     let plan = container::plan(&image, &run, &config, &host, env::vars_os())
         .map_err(|e| Report::from(&e))?;

@@ -89,7 +89,7 @@ fn prepared() -> Result<(Plan, PathBuf, Mode), Box<dyn Error>> {
         run.command = Command::Given(command);
     }
     let image = Image {
-        reference: "test".parse()?,
+        source: "test".parse()?,
         digest: Digest::of(b"test"),
         config: serde_json::from_str(&config)?,
         rootfs,

@@ -2,19 +2,21 @@
 
 use std::{fs::File, path::PathBuf, sync::Arc};
 
-use crate::{digest::Digest, oci::ImageConfig, reference::Reference};
+use crate::{digest::Digest, oci::ImageConfig, source::Source};
 
 /// An image that lies complete and verified on this node. Holding one is the proof: only
-/// `pull::ensure` makes them.
+/// `pull::ensure` and `import::ensure` make them.
 #[derive(Debug, Clone)]
 pub struct Image {
-    /// The name that it was asked for by.
-    pub reference: Reference,
-    /// The digest of this platform's manifest.
+    /// What it was asked for by.
+    pub source: Source,
+    /// The digest of this platform's manifest. A directory that is run where it is has none: its
+    /// device and inode make one, by which nobody finds it.
     pub digest: Digest,
     /// How to run it.
     pub config: ImageConfig,
-    /// The expanded tree, or the squashfs: complete, owned by the caller, never written to again.
+    /// The expanded tree, or the squashfs: complete, owned by the caller, never written to again; or a
+    /// directory of the caller's choice, which is not written to either.
     pub rootfs: PathBuf,
     /// Which of the two.
     pub form: Form,

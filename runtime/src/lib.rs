@@ -25,6 +25,7 @@
 //!
 //! | names and shapes | |
 //! |---|---|
+//! | [`source`] | what an image is named by: a name in a registry, or a path |
 //! | [`mod@reference`], [`digest`], [`oci`] | image names, checksums, the documents that describe images |
 //! | [`config`] | the site's file and the environment |
 //! | [`options`] | what a run asks for beyond its image: flags, files, the carrier |
@@ -81,6 +82,7 @@ pub mod report;
 #[cfg(feature = "pull")]
 pub mod repository;
 pub mod request;
+pub mod source;
 pub mod squashfs;
 #[cfg(feature = "pull")]
 pub mod store;
@@ -94,3 +96,4 @@ pub use image::Image;
 pub use login::Login;
 pub use options::Options;
 pub use reference::Reference;
+pub use source::Source;

@@ -10,6 +10,9 @@ pub const EXIT_RUNTIME: u8 = 125;
 /// Exit status of a command line that is not understood.
 pub const EXIT_USAGE: u8 = 2;
 
+/// How an image in a registry is named.
+const NAME_SYNTAX: &str = "write [REGISTRY/]REPOSITORY[:TAG][@DIGEST]";
+
 /// What a user is told, and how the program ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
@@ -46,6 +49,12 @@ impl Report {
         self
     }
 
+    /// Adds what only who asked for it can know to help.
+    pub fn advise(mut self, remedy: &str) -> Report {
+        self.line = printable(&format!("{}; {remedy}", self.line));
+        self
+    }
+
     /// Names what was being done when it failed.
     pub fn during(mut self, what: impl fmt::Display) -> Report {
         self.line = printable(&format!("{what}: {}", self.line));
@@ -61,8 +70,7 @@ impl fmt::Display for Report {
 
 impl From<&crate::reference::ParseError> for Report {
     fn from(error: &crate::reference::ParseError) -> Report {
-        let remedy = "write [REGISTRY/]REPOSITORY[:TAG][@DIGEST]";
-        Report { exit: EXIT_USAGE, ..Report::runtime(error, remedy) }
+        Report { exit: EXIT_USAGE, ..Report::runtime(error, NAME_SYNTAX) }
     }
 }
 
@@ -80,15 +88,7 @@ impl From<&crate::options::EnvFileError> for Report {
 
 impl From<&crate::request::Error> for Report {
     fn from(error: &crate::request::Error) -> Report {
-        match error {
-            crate::request::Error::Reference(error) => {
-                Report { exit: EXIT_RUNTIME, ..Report::from(error) }
-            }
-            crate::request::Error::Syntax(_) => Report::runtime(
-                error,
-                "use the same release of Shifter on submit and compute nodes",
-            ),
-        }
+        Report::runtime(error, "use the same release of Shifter on submit and compute nodes")
     }
 }
 
@@ -134,7 +134,7 @@ impl From<&crate::environment_file::Error> for Report {
                 Problem::Expand(ExpandError::Command(_) | ExpandError::Syntax(_)) => {
                     "write $$ for a dollar sign"
                 }
-                Problem::Image(_) => "write [REGISTRY/]REPOSITORY[:TAG][@DIGEST]",
+                Problem::Image(problem) => source_remedy(problem),
                 _ => "correct it",
             },
         };
@@ -423,29 +423,53 @@ impl From<&crate::pull::Error> for Report {
     }
 }
 
-#[cfg(feature = "pull")]
-impl From<&crate::import::Error> for Report {
-    fn from(error: &crate::import::Error) -> Report {
-        use crate::{
-            import::{Error, Foreign},
-            layer, oci, pull,
-        };
-        const AGAIN: &str = "make the archive again, or copy it again";
+impl From<&crate::source::ParseError> for Report {
+    fn from(error: &crate::source::ParseError) -> Report {
+        Report { exit: EXIT_USAGE, ..Report::runtime(error, source_remedy(error)) }
+    }
+}
+
+fn source_remedy(error: &crate::source::ParseError) -> &'static str {
+    use crate::source::ParseError;
+    match error {
+        ParseError::Reference(_) => NAME_SYNTAX,
+        ParseError::Other { remedy, .. } => remedy,
+        ParseError::Path { .. } => "",
+    }
+}
+
+impl From<&crate::source::Error> for Report {
+    fn from(error: &crate::source::Error) -> Report {
+        use crate::source::{Error, Foreign};
         let remedy = match error {
             Error::Foreign { what, .. } => match what {
                 Foreign::Dockerfile => {
-                    "build it (podman build), and import what `podman save` writes"
+                    "build it (podman build), and name what `podman save` writes"
                 }
-                Foreign::Sif => "unpack it (apptainer build --sandbox DIR FILE), and import DIR",
-                Foreign::Bundle => "import its rootfs/",
+                Foreign::Sif => "unpack it (apptainer build --sandbox DIR FILE), and name DIR",
+                Foreign::Bundle => "name its rootfs/",
                 Foreign::SkopeoDir => "copy it to an OCI archive (skopeo copy dir:… oci-archive:…)",
-                Foreign::Unpacked => "import the archive itself",
+                Foreign::Unpacked => "name the archive itself",
                 Foreign::Zip | Foreign::Disk | Foreign::Program | Foreign::Unknown => {
-                    "import what docker, podman or skopeo have saved, a tar archive or a \
+                    "name what docker, podman or skopeo have saved, a tar archive or a \
                      directory of a root file system, or a squashfs"
                 }
                 Foreign::Empty => "",
             },
+            Error::OtherForm { .. } => "name its path alone, and it is taken for what it is",
+            Error::Open { .. } => "",
+        };
+        Report::runtime(error, remedy)
+    }
+}
+
+#[cfg(feature = "pull")]
+impl From<&crate::import::Error> for Report {
+    fn from(error: &crate::import::Error) -> Report {
+        use crate::{import::Error, layer, oci, pull};
+        const AGAIN: &str = "make the archive again, or copy it again";
+        let remedy = match error {
+            Error::Source(error) => return error.into(),
             Error::HasConfig { .. } => {
                 let remedy = "leave --env, --workdir, --entrypoint and --cmd out";
                 return Report { exit: EXIT_USAGE, ..Report::runtime(error, remedy) };

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     options::{Asked, Options},
-    reference::Reference,
+    source::Source,
 };
 
 /// Carries the [`Request`]. Names that begin with `SLURM` cross every `--export` mode, and
@@ -35,8 +35,8 @@ pub const ARGV0_VAR: &str = "SHIFTER_TASK_ARGV0";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
-    /// The image, as typed, or as the environment file has it.
-    pub container: String,
+    /// The image that was named, or that the environment file names.
+    pub container: Source,
     /// What the environment file asks for beyond it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub options: Options,
@@ -58,9 +58,6 @@ pub enum Error {
     /// Not the JSON that a client of this version writes.
     #[error("read the job's container request: not understood")]
     Syntax(#[from] serde_json::Error),
-    /// The image's name is none.
-    #[error(transparent)]
-    Reference(#[from] crate::reference::ParseError),
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -69,9 +66,9 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 
 impl Request {
     /// Asks for an image and nothing else.
-    pub fn of_image(image: &str) -> Request {
+    pub fn of_image(image: Source) -> Request {
         Request {
-            container: image.to_owned(),
+            container: image,
             options: Options::default(),
             asked: Asked::default(),
             file: None,
@@ -85,13 +82,11 @@ impl Request {
     }
 
     /// Reads a carrier; `None` asks for no container.
-    pub fn from_carrier(carrier: &str) -> Result<Option<(Request, Reference)>, Error> {
+    pub fn from_carrier(carrier: &str) -> Result<Option<Request>, Error> {
         if carrier.is_empty() || carrier == NO_REQUEST {
             return Ok(None);
         }
-        let request: Request = serde_json::from_str(carrier)?;
-        let reference = request.container.parse()?;
-        Ok(Some((request, reference)))
+        Ok(Some(serde_json::from_str(carrier)?))
     }
 
     /// Writes the carrier.
@@ -129,11 +124,12 @@ mod tests {
 
     #[test]
     fn a_request_survives_the_carrier() {
-        let request = Request { multi_prog: true, ..Request::of_image("alpine:3") };
-        let (read, reference) =
-            Request::from_carrier(&request.to_carrier()).expect("valid").expect("a request");
-        assert_eq!(read, request);
-        assert_eq!(reference.tag(), Some("3"));
+        for image in ["docker.io/library/alpine:3", "oci:/a:b:1", "/x.sqsh"] {
+            let image: Source = image.parse().expect("an image");
+            let request = Request { multi_prog: true, ..Request::of_image(image) };
+            let read = Request::from_carrier(&request.to_carrier()).expect("valid");
+            assert_eq!(read, Some(request));
+        }
     }
 
     #[test]
@@ -141,7 +137,13 @@ mod tests {
         for carrier in ["", "none"] {
             assert!(Request::from_carrier(carrier).expect(carrier).is_none());
         }
-        for carrier in ["None", "{}", "{\"container\":\"A B\"}", "{\"container\":\"a\",\"x\":1}"] {
+        for carrier in [
+            "None",
+            "{}",
+            "{\"container\":\"A B\"}",
+            "{\"container\":\"./a\"}",
+            "{\"container\":\"a\",\"x\":1}",
+        ] {
             assert!(Request::from_carrier(carrier).is_err(), "{carrier} was accepted");
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! | `--container=` | | Slurm's option | request |
 //! |---|---|---|---|
-//! | an image | checked; refused here if it is none | cleared | the image |
+//! | an image's name | checked; refused here if it is none | cleared | the image |
+//! | a path of an image, absolute or not | looked at; refused here if there is none | cleared | the image |
 //! | an environment file | read; refused here if it cannot be | cleared | what it says |
 //! | `none` | | cleared | none |
 //! | not given | srun in a job: the job's request; else `SHIFTER_CONTAINER` | | that, or none |
@@ -23,11 +24,13 @@ use std::{
 };
 
 use runtime::{
-    Config,
-    environment_file::{self, Environment},
+    Config, Source,
+    environment_file::{self, Environment, Origin},
     options::{Asked, Batch, Caller, ContainerName},
+    reference,
     report::{Report, chain},
     request::{self, NO_REQUEST, REQUEST_JOB_CONTROL_VAR, REQUEST_VAR, Request},
+    source::{self, ParseError},
 };
 use slurm_spank::Context;
 use slurm_sys::ClientOptions;
@@ -77,10 +80,16 @@ enum Refusal {
     Empty(&'static str),
     #[error("{}={:?}: not UTF-8; image names are ASCII", .0.place, .0.value)]
     Encoding(Named),
+    #[error("{1}; write {0}=[REGISTRY/]NAME[:TAG], or {0}=none for no container")]
+    Image(&'static str, reference::ParseError),
+    /// A path, or something like it, with the remedy.
+    #[error("{0}: {1}")]
+    Source(&'static str, String),
     #[error(
-        "{}; write {place}=[REGISTRY/]NAME[:TAG], or {place}=none for no container", chain(.error)
+        "{0}: {1}; it has to be seen where the job is submitted: \
+         what only nodes have is for `shifter run` in the job"
     )]
-    Image { place: &'static str, error: request::Error },
+    NotHere(&'static str, String),
     /// All of it in one line: file, line, remedy.
     #[error("{0}: {1}")]
     Environment(&'static str, String),
@@ -212,7 +221,7 @@ impl Named {
             Some(file) if environment_file::is_path(file) => {
                 read(self.place, file, &config.env_path)
             }
-            Some(image) => Ok(Request::of_image(image)),
+            Some(name) => Ok(Request::of_image(image(self.place, name)?)),
         }
     }
 }
@@ -261,9 +270,6 @@ impl Wish {
         }
         // Whether this srun is a --multi-prog one is no matter of the job's that it is in.
         let carrier = Request { multi_prog, ..request }.to_carrier();
-        if let Err(error) = Request::from_carrier(&carrier) {
-            return Err(Refusal::Image { place, error }.into());
-        }
         if carrier.len() > MAX_CARRIER {
             return Err(Refusal::TooLarge(place, carrier.len()).into());
         }
@@ -272,7 +278,7 @@ impl Wish {
 
     fn inherited(&self) -> Result<Option<Request>, request::Error> {
         let Some(carrier) = &self.inherited else { return Ok(None) };
-        Ok(Request::from_carrier(&carrier.to_string_lossy())?.map(|(request, _)| request))
+        Request::from_carrier(&carrier.to_string_lossy())
     }
 }
 
@@ -299,10 +305,33 @@ fn read(place: &'static str, file: &str, dirs: &[PathBuf]) -> Result<Request, Re
     if let Some(unheeded) = environment.unheeded() {
         log::notice(&unheeded);
     }
-    let request = environment.request();
-    Request::from_carrier(&request.to_carrier())
-        .map_err(|e| refuse(Report::from(&e).during(&environment.image.origin)))?;
-    Ok(request)
+    look(place, &environment.image.value, Some(&environment.image.origin))?;
+    Ok(environment.request())
+}
+
+/// Reads an image's name or path, as the user has typed it here.
+fn image(place: &'static str, text: &str) -> Result<Source, Refusal> {
+    let (cwd, home) = (env::current_dir().ok(), runtime::config::home());
+    let source = Source::typed(text, cwd.as_deref(), home.as_deref());
+    let source = source.map_err(|error| match error {
+        ParseError::Reference(error) => Refusal::Image(place, error),
+        other => Refusal::Source(place, Report::from(&other).line),
+    })?;
+    look(place, &source, None)?;
+    Ok(source)
+}
+
+/// Looks for what the nodes are to run. A typing error is told here, before the job waits in a queue.
+fn look(place: &'static str, source: &Source, origin: Option<&Origin>) -> Result<(), Refusal> {
+    let Source::OnDisk(file) = source else { return Ok(()) };
+    file.check().map_err(|error| {
+        let report = Report::from(&error);
+        let line = origin.map_or(report.clone(), |origin| report.during(origin)).line;
+        match error {
+            source::Error::Open { .. } => Refusal::NotHere(place, line),
+            _ => Refusal::Source(place, line),
+        }
+    })
 }
 
 /// Reads the settings, as the node will.

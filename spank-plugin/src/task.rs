@@ -76,7 +76,7 @@ pub(crate) fn init(hook: &mut Hook<'_>) -> Result<(), Box<dyn Error>> {
         return Err(Failure::Refused.into());
     }
     let read = Request::from_carrier(&carrier.to_string_lossy()).map_err(Failure::Request)?;
-    let Some((request, _)) = read else { return Ok(()) };
+    let Some(request) = read else { return Ok(()) };
     let step = hook.handle.job_stepid()?;
     // Its steps find the request in the environment, which stays as it is.
     if request.asked.batch == Some(Batch::Host) && is_script(step) {

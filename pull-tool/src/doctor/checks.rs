@@ -87,7 +87,7 @@ pub(super) fn build(rootfs: &Path) -> Result<(), Report> {
     let config = Config::load().or_else(|_| Config::parse("")).map_err(|e| Report::from(&e))?;
     let host = Host::probe().map_err(|e| Report::system("look up the calling user", &e))?;
     let image = Image {
-        reference: "doctor".parse().map_err(|e| Report::from(&e))?,
+        source: "doctor".parse().map_err(|e| Report::from(&e))?,
         digest: Digest::of(b""),
         config: ImageConfig::default(),
         rootfs: rootfs.to_owned(),

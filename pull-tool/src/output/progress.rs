@@ -1,7 +1,7 @@
 //! A pull, or an import, as it happens: bars on a terminal, else lines, or JSON.
 
 use std::{
-    env,
+    env, fmt,
     io::{IsTerminal as _, Write as _},
     time::{Duration, Instant},
 };
@@ -53,6 +53,7 @@ impl Style {
 enum Verb {
     Pull,
     Import,
+    Expand,
 }
 
 impl Verb {
@@ -60,6 +61,7 @@ impl Verb {
         match self {
             Verb::Pull => "pulling",
             Verb::Import => "importing",
+            Verb::Expand => "expanding",
         }
     }
 
@@ -67,6 +69,7 @@ impl Verb {
         match self {
             Verb::Pull => "pulled",
             Verb::Import => "imported",
+            Verb::Expand => "expanded",
         }
     }
 
@@ -74,7 +77,7 @@ impl Verb {
     fn first_stage(self) -> &'static str {
         match self {
             Verb::Pull => "download",
-            Verb::Import => "read",
+            Verb::Import | Verb::Expand => "read",
         }
     }
 
@@ -82,16 +85,16 @@ impl Verb {
     fn from(self) -> &'static str {
         match self {
             Verb::Pull => "registry",
-            Verb::Import => "file",
+            Verb::Import | Verb::Expand => "file",
         }
     }
 }
 
 /// Tells of one pull.
 #[derive(Debug)]
-pub(crate) struct Progress<'a> {
+pub(crate) struct Progress {
     verb: Verb,
-    reference: &'a Reference,
+    image: String,
     style: Style,
     /// As much of the image's digest as people compare.
     digest: String,
@@ -106,12 +109,12 @@ pub(crate) struct Progress<'a> {
     summary: Option<Summary>,
 }
 
-impl<'a> Progress<'a> {
-    pub(crate) fn new(reference: &'a Reference, style: Style) -> Progress<'a> {
+impl Progress {
+    pub(crate) fn new(image: impl fmt::Display, style: Style) -> Progress {
         let now = Instant::now();
         Progress {
             verb: Verb::Pull,
-            reference,
+            image: printable(&image.to_string()),
             style,
             digest: String::new(),
             drawn: 0,
@@ -125,9 +128,16 @@ impl<'a> Progress<'a> {
     }
 
     /// The same for an import.
-    pub(crate) fn of_import(reference: &'a Reference, style: Style) -> Progress<'a> {
-        let mut progress = Progress::new(reference, style);
+    pub(crate) fn of_import(image: impl fmt::Display, style: Style) -> Progress {
+        let mut progress = Progress::new(image, style);
         progress.verb = Verb::Import;
+        progress
+    }
+
+    /// The same for an image that is run from its file.
+    pub(crate) fn of_file(image: impl fmt::Display, style: Style) -> Progress {
+        let mut progress = Progress::new(image, style);
+        progress.verb = Verb::Expand;
         progress
     }
 
@@ -149,11 +159,11 @@ impl<'a> Progress<'a> {
     }
 
     /// Ends it: says what there is now, on stdout.
-    pub(crate) fn finish(mut self, pulled: &Pulled) {
+    pub(crate) fn finish(mut self, reference: &Reference, pulled: &Pulled) {
         self.wipe();
-        let name = match self.reference.digest() {
-            Some(_) => self.reference.to_string(),
-            None => format!("{}@{}", self.reference, pulled.digest),
+        let name = match reference.digest() {
+            Some(_) => reference.to_string(),
+            None => format!("{reference}@{}", pulled.digest),
         };
         if self.style == Style::Json {
             let summary = self.summary.unwrap_or_default();
@@ -161,7 +171,7 @@ impl<'a> Progress<'a> {
             return;
         }
         if pulled.unchanged && self.style != Style::Quiet {
-            self.say(&format!("{} is up to date", self.reference));
+            self.say(&format!("{} is up to date", self.image));
         }
         data(&name);
     }
@@ -175,7 +185,7 @@ impl<'a> Progress<'a> {
             Event::Waiting => json!({"event": "waiting"}),
             Event::Begin { digest, layers, bytes } => json!({
                 "event": "begin",
-                "image": self.reference.to_string(),
+                "image": self.image,
                 "digest": digest.as_str(),
                 "layers": layers,
                 "bytes": bytes,
@@ -198,17 +208,17 @@ impl<'a> Progress<'a> {
                 self.remind(&format!("reading {}: {}", printable(what), bytes(*read)));
             }
             Event::Squashing { bytes: written } => {
-                let line = format!("writing {} as a squashfs: {}", self.reference, bytes(*written));
+                let line = format!("writing {} as a squashfs: {}", self.image, bytes(*written));
                 self.remind(&line);
             }
             Event::Waiting => {
                 let text = format!("waiting for another process that is {going_on}");
-                self.say(&format!("{text} {}", self.reference));
+                self.say(&format!("{text} {}", self.image));
             }
             Event::Begin { layers, bytes: total, .. } => {
                 let plural = if *layers == 1 { "" } else { "s" };
                 let what = format!("{layers} layer{plural}, {}", bytes(*total));
-                self.say(&format!("{going_on} {}: {what}", self.reference));
+                self.say(&format!("{going_on} {}: {what}", self.image));
             }
             Event::Progress { bytes: done, layers } => {
                 self.measure(*done);
@@ -222,7 +232,7 @@ impl<'a> Progress<'a> {
                     self.reminded = Instant::now();
                     let how_far = format!("{} of {}", bytes(*done), bytes(self.total));
                     let rate = bytes(rate as u64);
-                    self.say(&format!("{going_on} {}: {how_far}, {rate}/s", self.reference));
+                    self.say(&format!("{going_on} {}: {how_far}, {rate}/s", self.image));
                 }
             }
             Event::Trouble(trouble) => self.say(&printable(trouble)),
@@ -230,7 +240,7 @@ impl<'a> Progress<'a> {
             Event::End(summary) => {
                 let (account, digest) = (account(summary, self.verb), &self.digest);
                 let done = self.verb.done();
-                self.say(&format!("{done} {}: {account}; sha256:{digest}", self.reference));
+                self.say(&format!("{done} {}: {account}; sha256:{digest}", self.image));
             }
         }
     }
@@ -293,7 +303,7 @@ impl<'a> Progress<'a> {
 }
 
 /// A pull that fails leaves its place to the message.
-impl Drop for Progress<'_> {
+impl Drop for Progress {
     fn drop(&mut self) {
         self.wipe();
     }
@@ -315,6 +325,10 @@ fn account(summary: &Summary, verb: Verb) -> String {
         ("write", summary.write),
         ("merge", summary.merge),
     ];
+    // Another program did all of it at once.
+    if stages.iter().all(|(_, time)| time.is_zero()) {
+        return text;
+    }
     let stages = stages.map(|(name, time)| format!("{name} {:.1} s", time.as_secs_f64()));
     text + "; " + &stages.join(", ") + &left_out(summary)
 }

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use runtime::{Config, Digest, Host, Reference, pull::Event, report::Report};
+use runtime::{Config, Digest, Host, Source, pull::Event, report::Report};
 use serde_json::{Map, Value, json};
 
 /// syslog(3): facility user, level info.
@@ -37,7 +37,7 @@ impl StepLog {
         config: &Config,
         node: &str,
         host: &Host,
-        reference: &Reference,
+        source: &Source,
     ) -> Option<StepLog> {
         let socket = connect(config.step_log.as_deref()?)?;
         let variable = |name| env::var(name).unwrap_or_default();
@@ -50,7 +50,7 @@ impl StepLog {
             ("node", json!(node)),
             ("user", json!(host.user)),
             ("uid", json!(host.uid.as_raw())),
-            ("image", json!(reference.to_string())),
+            ("image", json!(source.to_string())),
         ];
         let line = fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let began = Instant::now();

@@ -439,7 +439,7 @@ fn own_env_path(env: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
 
 /// The caller's home directory. Under `srun --export=NONE` a task has no `HOME`; the user database
 /// still knows.
-pub(crate) fn home() -> Option<PathBuf> {
+pub fn home() -> Option<PathBuf> {
     let env = std::env::var_os("HOME").filter(|value| !value.is_empty());
     let entry = || nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
     env.map(PathBuf::from).or_else(|| entry().map(|user| user.dir))

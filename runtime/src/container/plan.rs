@@ -19,7 +19,7 @@ use nix::{
 
 use super::{Command, Error, Run, devices, fuse, identity, io_error, named};
 use crate::{
-    Config, Digest, Host, Image, Options, Reference, environment,
+    Config, Digest, Host, Image, Options, Source, environment,
     image::Form,
     inject::{self, Applied, Injection, Link, access, access::Denial},
     kept::{self, Record},
@@ -97,7 +97,7 @@ pub enum Workdir {
 /// All that is known of a container before it is built.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    pub(super) image: Reference,
+    pub(super) image: Source,
     pub(super) digest: Digest,
     pub(super) rootfs: PathBuf,
     pub(super) form: Form,
@@ -316,7 +316,7 @@ fn compose(
     let own = &image.config.config;
     let argv = argv(run, &own.entrypoint, &own.cmd);
     if argv.is_empty() {
-        return Err(Error::NoCommand { image: image.reference.to_string() });
+        return Err(Error::NoCommand { image: image.source.to_string() });
     }
     let pmix_dir = env.iter().find(|(name, _)| name == PMIX_DIR_VAR).map(|(_, dir)| Path::new(dir));
     let binds = binds(run, config, host, facts, pmix_dir)?;
@@ -335,7 +335,7 @@ fn compose(
         if script { environment::Request::Keep } else { environment::Request::Remove },
         |path| is_same_inside(&binds, path),
         injected.chain(home.iter().map(|home| ("HOME".into(), home.into()))).chain([
-            (IMAGE_VAR.into(), image.reference.to_string().into()),
+            (IMAGE_VAR.into(), image.source.to_string().into()),
             (DIGEST_VAR.into(), image.digest.to_string().into()),
         ]),
     );
@@ -367,7 +367,7 @@ fn compose(
     }
     mounts.extend(binds);
     Ok(Plan {
-        image: image.reference.clone(),
+        image: image.source.clone(),
         digest: image.digest.clone(),
         rootfs: image.rootfs.clone(),
         form: image.form,
@@ -588,7 +588,7 @@ mod tests {
 
     fn image(run: &str) -> Image {
         Image {
-            reference: "busybox".parse().unwrap(),
+            source: "busybox".parse().unwrap(),
             digest: Digest::of(b""),
             config: serde_json::from_str(&format!(r#"{{"config":{run}}}"#)).unwrap(),
             rootfs: "/shm/trees/e3b0".into(),

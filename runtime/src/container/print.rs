@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::{Mount, Plain, Plan, Presence, Workdir};
 use crate::{
+    Source,
     image::Form,
     kept,
     options::{Access, Exec, Ids, Tmpfs},
@@ -12,7 +13,13 @@ use crate::{
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "image    {} ({})", self.image, self.digest)?;
+        match &self.image {
+            // A directory that is run where it is has no manifest.
+            Source::OnDisk(_) if !self.rootfs.starts_with(&self.node_dir) => {
+                writeln!(f, "image    {}", Plain(self.image.to_string()))?;
+            }
+            image => writeln!(f, "image    {} ({})", Plain(image.to_string()), self.digest)?,
+        }
         match self.options.ids {
             Some(Ids::Root) => {
                 writeln!(f, "ids      root, uid {} gid {} on the host", self.uid, self.gid)?;

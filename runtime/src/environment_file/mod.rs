@@ -49,9 +49,9 @@ use crate::{
         Access, CdiName, ContainerName, DeviceSpec, Entrypoint, EnvSpec, Gpu, Home, Ids, MountSpec,
         Options,
     },
-    reference,
     report::printable,
     request::Request,
+    source::{self, Source},
 };
 
 pub(crate) use self::file::KEYS;
@@ -88,8 +88,8 @@ pub struct Origin {
 pub struct Environment {
     /// The file that was asked for.
     pub path: PathBuf,
-    /// The image's name, or an absolute path of one.
-    pub image: Said<String>,
+    /// The image, by its name or its path.
+    pub image: Said<Source>,
     /// In the order in which they are mounted.
     pub mounts: Vec<Said<MountSpec>>,
     /// By their names; an empty value takes a variable away.
@@ -206,7 +206,7 @@ pub enum Problem {
     Encoding(String),
     /// An image's name that is none.
     #[error(transparent)]
-    Image(#[from] reference::ParseError),
+    Image(#[from] source::ParseError),
     /// What is written there is none of what it should be.
     #[error("{0}")]
     Spec(String),
@@ -279,7 +279,7 @@ impl Environment {
         Request {
             options: self.options(),
             file: Some(self.path.to_string_lossy().into_owned()),
-            ..Request::of_image(&self.image.value)
+            ..Request::of_image(self.image.value.clone())
         }
     }
 

@@ -14,7 +14,7 @@ use crate::{
 /// value is where it was said.
 impl fmt::Display for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        line(f, "image", &self.image, |image| quoted(image))?;
+        line(f, "image", &self.image, |image| quoted(&image.to_string()))?;
         list(f, "mounts", &self.mounts)?;
         list(f, "devices", &self.devices)?;
         if let Some(gpu) = &self.gpu {
@@ -57,7 +57,7 @@ impl Environment {
         }
         let mut json = Map::new();
         let mut put = |key: &str, value| json.insert(key.to_owned(), value);
-        put("image", said(&self.image, self.image.value.as_str()));
+        put("image", said(&self.image, self.image.value.to_string()));
         put("mounts", list(&self.mounts));
         put("devices", list(&self.devices));
         if let Some(gpu) = &self.gpu {

@@ -11,16 +11,12 @@ use super::{
     Environment, Error, Problem, Said,
     expand::{Variables, expand},
     file::{Entry, File},
-    search::absolute,
 };
 use crate::{
     config,
     options::{Access, Entrypoint, EnvSpec, Gpu, Home, Ids, MountSpec},
-    reference::Reference,
+    source::Source,
 };
-
-/// What stands before the path of an image that is one.
-const IMAGE_SCHEMES: [&str; 3] = ["oci:", "oci-archive:", "docker-archive:"];
 
 /// All of it. `path` is the file that was asked for.
 pub(super) fn resolve(
@@ -95,17 +91,17 @@ fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, Problem> {
     text.parse().map_err(|error: T::Err| Problem::Spec(error.to_string()))
 }
 
-/// What is a name stays as it is, to be read by whoever pulls it.
-fn image(text: &str, dir: &Path) -> Result<String, Problem> {
-    let (scheme, path) = IMAGE_SCHEMES
-        .iter()
-        .find_map(|scheme| Some((*scheme, text.strip_prefix(scheme)?)))
-        .unwrap_or(("", text));
-    if !scheme.is_empty() || path.starts_with(['.', '/', '~']) {
-        return Ok(format!("{scheme}{}", absolute(path, dir)?));
+fn image(text: &str, dir: &Path) -> Result<Source, Problem> {
+    Ok(Source::typed(text, Some(&above(text, dir)), config::home().as_deref())?)
+}
+
+/// Where a path begins. What `..` leaves is another directory than it reads like where that is
+/// behind a link.
+fn above(path: &str, dir: &Path) -> PathBuf {
+    match path.contains("..").then(|| dir.canonicalize()) {
+        Some(Ok(real)) => real,
+        _ => dir.to_owned(),
     }
-    text.parse::<Reference>()?;
-    Ok(text.to_owned())
 }
 
 /// `SOURCE[:TARGET[:FLAGS]]`, or docker's long form.
@@ -115,13 +111,7 @@ fn mount(spec: &str, dir: &Path) -> Result<MountSpec, Problem> {
         let problem = format!("mount {spec:?}: squashfs images cannot be mounted");
         return Err(Problem::Spec(problem));
     }
-    // What `..` leaves is another directory than it reads like where that is behind a link.
-    let dir = match spec.contains("..").then(|| dir.canonicalize()) {
-        Some(Ok(real)) => real,
-        _ => dir.to_owned(),
-    };
-    let home = config::home();
-    MountSpec::typed(spec, Some(&dir), home.as_deref())
+    MountSpec::typed(spec, Some(&above(spec, dir)), config::home().as_deref())
         .map_err(|error| Problem::Spec(error.to_string()))
 }
 

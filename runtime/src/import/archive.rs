@@ -12,7 +12,6 @@ use std::{
 use super::{
     Error, Made,
     input::{Input, failed},
-    kind::Packing,
     made,
     pack::{BUFFER, Watched, Workshop, decoder},
 };
@@ -21,6 +20,7 @@ use crate::{
     layer::{self, Item, Limits},
     oci::{Compression, MAX_DOCUMENT},
     pull::Extent,
+    source::{Form, Packing},
 };
 
 /// Names that are remembered: those of the 1024 layers that an image may have, several times over.
@@ -28,13 +28,6 @@ use crate::{
 const MAX_NAMES: usize = 20_000;
 /// Links from name to name that are followed: docker save wrote one for a layer that it had already.
 const MAX_LINKS: usize = 8;
-
-/// Which tool's archive it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
-    Oci,
-    Docker,
-}
 
 /// What stands under a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,15 +126,14 @@ impl Scan {
     pub(super) fn form(&self, input: &Input) -> Result<Option<Form>, Error> {
         let has = |name: &str| self.index.contains_key(name.as_bytes());
         if has("oci-layout") && has("index.json") {
-            return Ok(Some(Form::Oci));
+            return Ok(Some(Form::OciArchive));
         }
         let is_docker = has("manifest.json") && !has("bin") && !has("usr") && !has("etc");
         if is_docker {
-            return Ok(Some(Form::Docker));
+            return Ok(Some(Form::DockerArchive));
         }
         if self.index.is_empty() {
-            let (file, what) = (input.shown.clone(), super::Foreign::Empty);
-            return Err(Error::Foreign { file, what });
+            return Err(Error::empty(&input.shown));
         }
         Ok(None)
     }

@@ -12,7 +12,6 @@ use super::{
     Error,
     archive::Place,
     input::{Input, failed},
-    kind::Packing,
     layout::is_same,
     made, other_content,
     pack::Workshop,
@@ -21,6 +20,7 @@ use crate::{
     digest::Digest,
     oci::{self, Compression, Descriptor, ImageConfig, MAX_LAYERS},
     pull::{Extent, Local},
+    source::Packing,
 };
 
 /// One image of `manifest.json`.

@@ -1,14 +1,13 @@
-//! What was named on the command line.
+//! What an image is made of.
 
 use std::{
-    ffi::OsStr,
     fs, io,
-    os::unix::{ffi::OsStrExt as _, fs::FileTypeExt as _},
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
 
 use super::Error;
-use crate::pull::Extent;
+use crate::{pull::Extent, source};
 
 /// A file or directory, and perhaps the name of one of its images.
 #[derive(Debug, Clone)]
@@ -22,28 +21,19 @@ pub(super) struct Input {
 }
 
 impl Input {
-    /// Finds `FILE`, or `FILE:NAME`: both may hold colons, and what there is decides.
+    /// Finds `FILE`, or `FILE:NAME`, or takes `-` for the standard input.
     pub(super) fn find(from: &Path) -> Result<Input, Error> {
-        let bytes = from.as_os_str().as_bytes();
-        if bytes == b"-" {
+        if from.as_os_str().as_bytes() == b"-" {
             let (path, shown) = (PathBuf::new(), "standard input".to_owned());
             return Ok(Input { path, name: None, shown, is_stdin: true });
         }
-        let colons = bytes.iter().enumerate().filter(|(_, byte)| **byte == b':');
-        let ends = [bytes.len()].into_iter().chain(colons.map(|(at, _)| at));
-        let mut candidates = ends.map(|end| (Path::new(OsStr::from_bytes(&bytes[..end])), end));
-        let found = candidates.find(|(path, _)| fs::metadata(path).is_ok());
-        let (path, end) = found.unwrap_or((from, bytes.len()));
-        let name = bytes.get(end + 1..).map(|name| String::from_utf8_lossy(name).into_owned());
-        let metadata = fs::metadata(path);
-        let metadata = metadata.map_err(|source| failed("open", path)(source))?;
-        let kind = metadata.file_type();
-        if kind.is_socket() || kind.is_char_device() || kind.is_block_device() || kind.is_fifo() {
-            let source = io::Error::other("neither a file nor a directory");
-            return Err(failed("open", path)(source));
-        }
-        let shown = path.display().to_string();
-        Ok(Input { path: path.to_owned(), name, shown, is_stdin: false })
+        let (path, name) = source::split(from)?;
+        Ok(Input::at(path, name))
+    }
+
+    /// What lies there.
+    pub(super) fn at(path: PathBuf, name: Option<String>) -> Input {
+        Input { shown: path.display().to_string(), path, name, is_stdin: false }
     }
 
     /// All of the file.

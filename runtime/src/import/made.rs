@@ -77,6 +77,22 @@ pub(super) fn image(made: Made, workshop: &Workshop<'_>) -> Local {
     Local { documents, files, check_diff_ids: false }
 }
 
+/// The documents of an image of which no layer is made: all that is known of it is the file that it
+/// lies in.
+pub(super) fn nameless(file: &str, created: &str) -> Documents {
+    let Platform { architecture, os, .. } = Platform::host();
+    let config = json!({
+        "created": created,
+        "architecture": architecture,
+        "os": os,
+        "rootfs": {"type": "layers", "diff_ids": []},
+        "history": [{"created": created, "created_by": "shifter", "comment": file}],
+    });
+    let created = Some(created.to_owned());
+    let parsed = ImageConfig { architecture, os, created, ..ImageConfig::default() };
+    documents(config.to_string().into_bytes(), parsed, Vec::new())
+}
+
 /// The manifest for a configuration and its layers.
 pub(super) fn documents(
     raw_config: Vec<u8>,

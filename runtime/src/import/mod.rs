@@ -1,4 +1,5 @@
-//! Images that come from a file, into the user's store under a name, as a pull would bring them.
+//! Images that come from a file: into the user's store under a name, as a pull would bring them, or
+//! onto this node, to be run without one ([`ensure()`]).
 //!
 //! ```text
 //! archive of docker save, podman save, skopeo  ─┐ documents, and where in the file each layer is
@@ -17,8 +18,8 @@
 
 mod archive;
 mod docker;
+mod ensure;
 mod input;
-mod kind;
 mod layout;
 mod made;
 mod pack;
@@ -30,8 +31,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use self::kind::Foreign;
-use self::{input::Input, kind::Kind, made::Made, pack::Workshop};
+pub use self::ensure::ensure;
+use self::{input::Input, made::Made, pack::Workshop};
 use crate::{
     config::Config,
     digest::Digest,
@@ -39,7 +40,8 @@ use crate::{
     oci::{self, Platform, RunConfig},
     pull::{self, Event, Local, Pulled, To},
     reference::Reference,
-    store,
+    source::{self, Foreign, Kind},
+    store::{self, Store},
 };
 
 /// How an image is to be imported.
@@ -56,14 +58,9 @@ pub struct Options {
 /// Why there is no image.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Neither an image nor a root file system.
-    #[error("{file}: {what}")]
-    Foreign {
-        /// The file.
-        file: String,
-        /// What it is.
-        what: Foreign,
-    },
+    /// Not there, or neither an image nor a root file system.
+    #[error(transparent)]
+    Source(#[from] source::Error),
     /// Settings for what has its own.
     #[error("{file}: {what} says itself how it is run")]
     HasConfig {
@@ -173,6 +170,13 @@ impl From<store::Error> for Error {
     }
 }
 
+impl Error {
+    /// There is nothing in it.
+    fn empty(file: &str) -> Error {
+        Error::Source(source::Error::Foreign { file: file.to_owned(), what: Foreign::Empty })
+    }
+}
+
 fn listed(names: &[String]) -> String {
     const SHOWN: usize = 12;
     let mut text = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -194,31 +198,44 @@ pub fn import(
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Pulled, Error> {
     let input = Input::find(from)?;
-    let workshop = Workshop::open(&input, options, config, tell)?;
-    let local = open(&input, &workshop)?;
-    // What it has unpacked is there until the image is.
-    let (tell, _spools) = workshop.done();
+    if options.to != To::Node {
+        // A store that cannot be is told of before anything long.
+        Store::create(&config.store)?;
+    }
+    let workshop = Workshop::open(&input, options, config, tell);
+    let local = open(&input, None, &workshop)?;
+    let (tell, _kept) = workshop.done();
     Ok(pull::bring(local, reference, options.to, config, tell)?)
 }
 
-/// Finds out what it is, and what there is to bring.
-fn open(input: &Input, workshop: &Workshop<'_>) -> Result<Local, Error> {
+/// Finds out what it is, and what there is to bring. An archive has to be what is `wanted`.
+fn open(
+    input: &Input,
+    wanted: Option<source::Form>,
+    workshop: &Workshop<'_>,
+) -> Result<Local, Error> {
     let input = workshop.spool(input)?;
-    let made = match kind::of(&input)? {
+    let made = match source::of(&input.path)? {
         Kind::Layout => {
             workshop.refuse_settings("an OCI image layout")?;
             return layout::open(&input, &archive::Place::Dir(input.path.clone()), workshop);
         }
         Kind::Tar(packing) => {
             let scan = archive::scan(&input.whole()?, packing, workshop)?;
-            let Some(form) = scan.form(&input)? else {
+            let form = scan.form(&input)?;
+            if let Some(wanted) = wanted.filter(|wanted| form != Some(*wanted)) {
+                return Err(wanted.refuse(&input.path).into());
+            }
+            let Some(form) = form else {
                 return Ok(made::image(scan.into_layer(&input, workshop)?, workshop));
             };
             workshop.refuse_settings("an image archive")?;
             let place = scan.into_place(&input, workshop)?;
             return match form {
-                archive::Form::Oci => layout::open(&input, &place, workshop),
-                archive::Form::Docker => docker::open(&input, &place, workshop),
+                source::Form::DockerArchive => docker::open(&input, &place, workshop),
+                source::Form::OciArchive | source::Form::Layout => {
+                    layout::open(&input, &place, workshop)
+                }
             };
         }
         Kind::Squashfs => squashfs::pack(&input, workshop)?,

@@ -1,7 +1,7 @@
 //! Reading, unpacking and packing, with somebody to tell and a signal to look for.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::VecDeque,
     fs::File,
     io::{self, BufReader, Read, Write},
@@ -21,7 +21,6 @@ use super::{
     Error, Made, Options,
     archive::Hashed,
     input::{Input, failed},
-    kind::Packing,
     made,
 };
 use crate::{
@@ -29,7 +28,8 @@ use crate::{
     digest::Hasher,
     oci::{Compression, RunConfig},
     pull::{self, Event, Extent, To},
-    store::{Draft, Store},
+    source::Packing,
+    store::{Draft, Lease, Store},
     sys::interrupt::Caught,
 };
 
@@ -71,13 +71,22 @@ pub(super) struct Workshop<'a> {
     pub(super) options: &'a Options,
     /// What messages call the input.
     pub(super) shown: String,
-    store: Store,
+    /// Where archives are unpacked, made when the first one is: most need not be.
+    store: OnceCell<Store>,
     caught: Caught,
     tell: RefCell<Tell<'a>>,
-    /// Unpacked archives, which go when this is dropped.
-    spools: RefCell<Vec<Draft>>,
+    kept: RefCell<Kept>,
     told: Cell<Instant>,
     read: Cell<u64>,
+}
+
+/// What has to be there until the image is. It goes when this is dropped.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    /// Archives that were unpacked, and layers that were made.
+    spools: Vec<Draft>,
+    /// Those that are in the store: nobody else knows yet that they are needed.
+    pins: Vec<Lease>,
 }
 
 impl<'a> Workshop<'a> {
@@ -86,23 +95,31 @@ impl<'a> Workshop<'a> {
         options: &'a Options,
         config: &'a Config,
         tell: Tell<'a>,
-    ) -> Result<Workshop<'a>, Error> {
-        Ok(Workshop {
+    ) -> Workshop<'a> {
+        Workshop {
             config,
             options,
             shown: input.shown.clone(),
-            store: Store::create(&config.store)?,
+            store: OnceCell::new(),
             caught: Caught::install(),
             tell: RefCell::new(tell),
-            spools: RefCell::default(),
+            kept: RefCell::default(),
             told: Cell::new(Instant::now()),
             read: Cell::new(0),
-        })
+        }
     }
 
     /// Gives back what is needed longer.
-    pub(super) fn done(self) -> (Tell<'a>, Vec<Draft>) {
-        (self.tell.into_inner(), self.spools.into_inner())
+    pub(super) fn done(self) -> (Tell<'a>, Kept) {
+        (self.tell.into_inner(), self.kept.into_inner())
+    }
+
+    fn store(&self) -> Result<&Store, Error> {
+        if self.store.get().is_none() {
+            // It is one thread's: nobody else sets it meanwhile.
+            let _ = self.store.set(Store::create(&self.config.store)?);
+        }
+        Ok(self.store.get().expect("set above"))
     }
 
     /// The settings of `--env` and its kin are for what has none.
@@ -113,9 +130,14 @@ impl<'a> Workshop<'a> {
         }
     }
 
+    /// Tells what happens.
+    pub(super) fn tell(&self, event: Event<'_>) {
+        (self.tell.borrow_mut())(event);
+    }
+
     /// Says a line.
     pub(super) fn say(&self, line: &str) {
-        (self.tell.borrow_mut())(Event::Trouble(line));
+        self.tell(Event::Trouble(line));
     }
 
     /// Whether it is time to stop.
@@ -148,7 +170,7 @@ impl<'a> Workshop<'a> {
     }
 
     fn copy(&self, from: impl Read, wrong: impl Fn(io::Error) -> Error) -> Result<PathBuf, Error> {
-        let mut spool = self.store.spool()?;
+        let mut spool = self.store()?.spool()?;
         let mut from = Watched::new(from, self);
         let mut buffer = vec![0; BUFFER];
         loop {
@@ -161,7 +183,7 @@ impl<'a> Workshop<'a> {
             spool.write_all(&buffer[..count]).map_err(|error| spool.error(error))?;
         }
         let path = spool.path().to_owned();
-        self.spools.borrow_mut().push(spool);
+        self.kept.borrow_mut().spools.push(spool);
         Ok(path)
     }
 
@@ -192,7 +214,8 @@ impl<'a> Workshop<'a> {
         &self,
         write: impl FnOnce(&mut Packer<'_, 'a>) -> Result<(), Error>,
     ) -> Result<Made, Error> {
-        let mut spool = self.store.spool()?;
+        let store = self.store()?;
+        let mut spool = store.spool()?;
         let (jobs, queue) = mpsc::channel::<Member>();
         let queue = Mutex::new(queue);
         let workers = thread::available_parallelism().map_or(1, usize::from);
@@ -223,10 +246,14 @@ impl<'a> Workshop<'a> {
         let path = match self.options.to {
             To::Node => {
                 let path = spool.path().to_owned();
-                self.spools.borrow_mut().push(spool);
+                self.kept.borrow_mut().spools.push(spool);
                 path
             }
-            To::Store | To::Both => self.store.blobs().accept(spool, &layer)?,
+            To::Store | To::Both => {
+                let pin = store.pin(&layer.digest)?;
+                self.kept.borrow_mut().pins.push(pin);
+                store.blobs().accept(spool, &layer)?
+            }
         };
         let extent = Extent { path, offset: 0, size };
         Ok(Made { layer, diff_id: content, created: String::new(), extent })

@@ -9,20 +9,22 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread::sleep,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
-    Error, Made,
+    Error, Made, Options,
     input::{Input, failed},
     made,
     pack::Workshop,
     tree::{self, LeftOut, Owner},
 };
 use crate::{
+    config::Config,
     digest::Digest,
-    pull,
-    store::{Node, Stage},
+    oci::{Platform, RunConfig},
+    pull::{self, Event, Summary, To},
+    store::{Lock, Node, ROOTFS, Room, Stage},
     sys::confine::{Identity, confine},
 };
 
@@ -47,6 +49,36 @@ pub(super) fn pack(input: &Input, workshop: &Workshop<'_>) -> Result<Made, Error
     Ok(Made { created: made::time_of(&input.path, input.is_stdin), ..made })
 }
 
+/// Makes the tree of an image of a squashfs file. `check` has the last word before others see it.
+pub(super) fn expand(
+    input: &Input,
+    digest: &Digest,
+    node: &Node,
+    lock: &Lock,
+    check: impl Fn() -> Result<(), Error>,
+    config: &Config,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Result<(), Error> {
+    let began = Instant::now();
+    let (size, room) = (input.whole()?.size, node.room().map_err(pull::Error::Node)?);
+    // The packed size is all that is known before: less than that is never enough.
+    if room.free < size {
+        return Err(pull::no_space(node.path(), "SHIFTER_NODE_DIR", size, room).into());
+    }
+    tell(Event::Begin { digest, layers: 1, bytes: size });
+    let options = Options { to: To::Node, platform: Platform::host(), run: RunConfig::default() };
+    let workshop = Workshop::open(input, &options, config, tell);
+    let stage = node.stage(lock).map_err(pull::Error::Node)?;
+    unpack(input, node, &stage, &workshop)?;
+    workshop.check()?;
+    check()?;
+    stage.commit().map_err(pull::Error::Node)?;
+    let summary =
+        Summary { bytes: size, fetched: size, total: began.elapsed(), ..Summary::default() };
+    workshop.tell(Event::End(&summary));
+    Ok(())
+}
+
 /// Unpacks a squashfs into a new directory of a stage's, and returns that and how many devices are
 /// not in it.
 fn unpack(
@@ -56,8 +88,7 @@ fn unpack(
     workshop: &Workshop<'_>,
 ) -> Result<(PathBuf, u64), Error> {
     let system = |error| failed("unpack", &input.path)(error);
-    let dir = stage.path().join("rootfs");
-    // It goes with the stage.
+    let dir = stage.path().join(ROOTFS);
     let log = stage.path().join("said");
     let said = File::create_new(&log).map_err(failed("create", &log))?;
     let mut command = Command::new(PROGRAM);
@@ -70,21 +101,32 @@ fn unpack(
         .stdout(Stdio::null())
         .stderr(said);
     confine(&mut command, stage.path(), Identity::Own).map_err(system)?;
+    let begun = node.room().map_err(pull::Error::Node)?;
     let child = command.spawn().map_err(|source| Error::NoProgram {
         program: PROGRAM,
         package: PACKAGE,
         source,
     })?;
-    let status = watch(child, node, workshop)?;
+    let status = watch(child, node, begun, workshop)?;
     let text = fs::read(&log).map_err(failed("read", &log))?;
-    let devices = judge(status, &String::from_utf8_lossy(&text))
-        .map_err(|said| Error::Program { program: PROGRAM, file: input.shown.clone(), said })?;
+    fs::remove_file(&log).map_err(failed("remove", &log))?;
+    let devices = judge(status, &String::from_utf8_lossy(&text)).map_err(|said| {
+        match said.contains("No space left on device") {
+            true => pull::no_space(node.path(), "SHIFTER_NODE_DIR", begun.free, begun).into(),
+            false => Error::Program { program: PROGRAM, file: input.shown.clone(), said },
+        }
+    })?;
     Ok((dir, devices))
 }
 
 /// Waits for the program to end; ends it when a signal comes, or before it takes the memory that
 /// others need.
-fn watch(mut child: Child, node: &Node, workshop: &Workshop<'_>) -> Result<ExitStatus, Error> {
+fn watch(
+    mut child: Child,
+    node: &Node,
+    begun: Room,
+    workshop: &Workshop<'_>,
+) -> Result<ExitStatus, Error> {
     loop {
         match child.try_wait() {
             Ok(Some(status)) => return Ok(status),
@@ -93,15 +135,15 @@ fn watch(mut child: Child, node: &Node, workshop: &Workshop<'_>) -> Result<ExitS
         }
         let room = node.room().map_err(pull::Error::Node);
         let is_full = room.as_ref().is_ok_and(|room| room.free < RESERVE);
-        if let Err(error) = workshop.count(0).and(room.map_err(Error::from))
+        if let Err(error) = workshop.check().and(room.map_err(Error::from))
             && end(&mut child)
         {
             return Err(error);
         }
-        if is_full && end(&mut child) {
-            let path = node.path().to_owned();
-            let error = std::io::Error::from(std::io::ErrorKind::StorageFull);
-            return Err(failed("unpack into", &path)(error));
+        if let Some(needed) = is_full.then_some(begun.free)
+            && end(&mut child)
+        {
+            return Err(pull::no_space(node.path(), "SHIFTER_NODE_DIR", needed, begun).into());
         }
     }
 }

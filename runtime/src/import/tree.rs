@@ -25,7 +25,7 @@ use nix::{
 use tar::{EntryType, Header};
 
 use super::{
-    Error, Foreign, Made,
+    Error, Made,
     input::{Input, failed},
     made,
     pack::{BUFFER, Packer, Workshop},
@@ -78,8 +78,7 @@ pub(super) fn pack(
         walk.entry(b"./", &stat, EntryType::Directory, b"", &xattrs(&root), 0)?;
         walk.directory(root, &mut Vec::new())?;
         if walk.entries == 1 {
-            let (file, what) = (workshop.shown.clone(), Foreign::Empty);
-            return Err(Error::Foreign { file, what });
+            return Err(Error::empty(&workshop.shown));
         }
         // Two blocks of zeros end an archive.
         walk.out.put(&[0; 2 * BLOCK])

@@ -256,7 +256,11 @@ pub(super) fn comma_separated(line: &str) -> Result<Vec<String>, &'static str> {
 }
 
 /// The absolute path that somebody means by `source`.
-fn absolute(source: &str, cwd: Option<&Path>, home: Option<&Path>) -> Result<String, &'static str> {
+pub(crate) fn absolute(
+    source: &str,
+    cwd: Option<&Path>,
+    home: Option<&Path>,
+) -> Result<String, &'static str> {
     let path = if source.is_empty() || source.starts_with('/') {
         return Ok(source.to_owned());
     } else if let Some(rest) = source.strip_prefix('~') {

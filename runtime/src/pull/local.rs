@@ -8,12 +8,17 @@ use std::{
     path::PathBuf,
 };
 
-use super::{Documents, Error, Event, Pull, Pulled, Remote, To, documents};
+use super::{
+    Documents, Error, Event, MAX_BRINGS, Pull, Pulled, Remote, To,
+    documents::{self, found_in},
+};
 use crate::{
     config::Config,
     digest::Digest,
-    oci::Platform,
+    image::{Form, Image},
+    oci::{ImageConfig, Platform},
     reference::Reference,
+    source::Source,
     store::{self, Node, Store},
 };
 
@@ -83,6 +88,56 @@ pub(crate) fn bring(
     let documents = take(&mut pull, local)?;
     let unchanged = pull.bring_as_wanted(&documents, tell)?;
     Ok(Pulled { digest: documents.digest, unchanged })
+}
+
+/// Makes sure that an image that lies in files is on this node, and returns it. The store is not
+/// filled, but what it has is not read again.
+pub(crate) fn ensure_local(
+    local: Local,
+    source: &Source,
+    config: &Config,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Result<Image, Error> {
+    let node = Node::open(&config.node_dir).map_err(Error::Node)?;
+    let remote = Remote::new(None, config);
+    let mut pull = Pull::new(config, &remote, Store::open(&config.store), Some(node.clone()));
+    let documents = take(&mut pull, local)?;
+    for _ in 0..MAX_BRINGS {
+        pull.bring(&documents, tell)?;
+        // Between the two, another process may have removed it.
+        if let Some(image) = image(&node, source, documents.digest.clone(), &documents.config)? {
+            return Ok(image);
+        }
+    }
+    Err(Error::Removed { digest: documents.digest })
+}
+
+/// The image of which this is the manifest's digest, if it is on this node.
+pub(crate) fn here(
+    node: &Node,
+    source: &Source,
+    digest: &Digest,
+    config: &Config,
+) -> Result<Option<Image>, Error> {
+    let blobs = [node.blobs()];
+    let found = Local::find(digest.clone(), &Platform::host(), config, &found_in(&blobs));
+    // Documents that are gone are no trouble: all of it is brought again.
+    let Ok(documents) = found else { return Ok(None) };
+    image(node, source, documents.digest, &documents.config)
+}
+
+fn image(
+    node: &Node,
+    source: &Source,
+    digest: Digest,
+    config: &ImageConfig,
+) -> Result<Option<Image>, Error> {
+    let held = node.hold(&digest).map_err(Error::Node)?;
+    Ok(held.map(|(rootfs, hold)| {
+        node.note(&digest, source);
+        let (source, config) = (source.clone(), config.clone());
+        Image { source, digest, config, rootfs, form: Form::Tree, hold }
+    }))
 }
 
 fn take(pull: &mut Pull<'_>, local: Local) -> Result<Documents, Error> {

@@ -35,7 +35,7 @@ pub use self::event::{Event, Flight, Layer, Span, Summary};
 pub(crate) use self::{
     documents::Documents,
     layers::limits,
-    local::{Extent, Local, bring},
+    local::{Extent, Local, bring, ensure_local, here},
     stream::decoder,
 };
 use self::{documents::found_in, event::Troubles};
@@ -55,7 +55,7 @@ use crate::{
 /// How often progress is told and interruption looked for.
 const TICK: Duration = Duration::from_millis(100);
 /// How often an image is brought of which others remove parts meanwhile.
-const MAX_BRINGS: usize = 5;
+pub(crate) const MAX_BRINGS: usize = 5;
 
 /// Where a pull puts the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -315,7 +315,7 @@ fn ensure_tagged(
     if let Some(squashfs) = pull.mountable(&documents)? {
         pull.note(&documents);
         return Ok(Image {
-            reference: reference.clone(),
+            source: reference.clone().into(),
             digest: documents.digest,
             config: documents.config,
             rootfs: squashfs,
@@ -331,9 +331,9 @@ fn ensure_tagged(
             continue;
         };
         pull.note(&documents);
-        let (reference, digest) = (reference.clone(), documents.digest);
+        let (source, digest) = (reference.clone().into(), documents.digest);
         let (config, form) = (documents.config, Form::Tree);
-        return Ok(Image { reference, digest, config, rootfs, form, hold });
+        return Ok(Image { source, digest, config, rootfs, form, hold });
     }
     Err(Error::Removed { digest: documents.digest })
 }
@@ -735,7 +735,7 @@ impl<'a> Pull<'a> {
         if let Some(node) = self.node.as_ref().filter(|node| node.tree(&documents.digest).is_some())
             && let Some(reference) = self.reference
         {
-            node.note(&documents.digest, reference);
+            node.note(&documents.digest, &reference.clone().into());
         }
         if let Some(store) = &self.store {
             store.touch(&documents.digest);
@@ -751,7 +751,8 @@ fn no_files(error: Error, node: &Node) -> Error {
     }
 }
 
-fn no_space(path: &Path, setting: &'static str, needed: u64, room: Room) -> Error {
+/// Words that there is not enough room.
+pub(crate) fn no_space(path: &Path, setting: &'static str, needed: u64, room: Room) -> Error {
     let (path, free) = (path.to_owned(), room.free);
     match room.limit {
         Limit::FileSystem => Error::NoSpace { path, setting, needed, free },

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Error, Listed, Repository, canonical};
-use crate::{digest::Digest, reference::Reference, store::Tree, suggest};
+use crate::{digest::Digest, reference::Reference, source::Source, store::Tree, suggest};
 
 /// So many digits of a digest are taken for its beginning.
 const MIN_DIGITS: usize = 6;
@@ -28,6 +28,8 @@ pub struct Found {
 pub(super) enum Wanted {
     /// A name, with or without a digest.
     Name(Reference),
+    /// The file or directory that an image was expanded from.
+    Path,
     /// The first digits of a digest, or all of them.
     Digits(String),
 }
@@ -37,6 +39,7 @@ impl Wanted {
         let mut digests = digests.into_iter().flatten();
         match self {
             Wanted::Digits(digits) => digests.any(|digest| digest.hex().starts_with(digits)),
+            Wanted::Path => name == Some(text),
             Wanted::Name(wanted) => name.is_some_and(|name| match wanted.digest() {
                 None => name == wanted.to_string() || name == text,
                 Some(pinned) => {
@@ -61,7 +64,9 @@ impl Repository {
         let is_digits = (MIN_DIGITS..=64).contains(&digits.len())
             && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         let name: Result<Reference, _> = text.parse();
+        let is_path = matches!(text.parse(), Ok(Source::OnDisk(_)));
         let wanted = [
+            is_path.then_some(Wanted::Path),
             // A name that looks like a digest and is there is a name.
             name.clone().ok().filter(|_| !text.starts_with("sha256:")).map(Wanted::Name),
             is_digits.then(|| Wanted::Digits(digits.to_owned())),
@@ -77,7 +82,7 @@ impl Repository {
         }
         let reference = match name {
             Ok(name) => Some(name),
-            Err(_) if is_digits => None,
+            Err(_) if is_digits || is_path => None,
             Err(error) => return Err(error.into()),
         };
         Err(self.unknown(text, reference, &images, &trees))
@@ -133,7 +138,7 @@ fn select(
     };
     let is_tree = |tree: &&Tree| match wanted {
         Wanted::Digits(_) => wanted.matches(text, None, [Some(&tree.digest), None]),
-        Wanted::Name(_) => !names_of(tree).is_empty(),
+        Wanted::Name(_) | Wanted::Path => !names_of(tree).is_empty(),
     };
     let own = hits.iter().map(|image| &image.stored.digest);
     let digests: BTreeSet<_> = own.chain(trees.iter().filter(is_tree).map(|t| &t.digest)).collect();

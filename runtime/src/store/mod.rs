@@ -21,6 +21,7 @@
 //!   trees/HEX.GID/        the same, where the first is of another group of the user's
 //!   partial/HEX/          a tree in the making; belongs to the holder of locks/HEX
 //!   trees/HEX/names       by which it was asked for
+//!   trees/HEX/files       of which it was made, so that they are not read again
 //!   locks/HEX             flock: one puller per image and node; shared by who begins to use it
 //!   steps/                what the ranks of a step share (container::join)
 //!   containers/           what was written in those that stay (kept)
@@ -51,6 +52,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub(crate) use self::node::ROOTFS;
 pub use self::{
     blobs::Blobs,
     containers::Container,

@@ -17,7 +17,7 @@ use crate::{digest::Digest, image::Hold, layer};
 
 /// The image's root, in its tree. A folder of its own, since an image's root may forbid writing,
 /// and a directory that its owner cannot write to cannot be moved.
-const ROOTFS: &str = "rootfs";
+pub(crate) const ROOTFS: &str = "rootfs";
 
 /// The node directory of one user.
 #[derive(Debug, Clone)]

@@ -13,11 +13,14 @@ use nix::sys::{stat::futimens, time::TimeSpec};
 use serde_json::Value;
 
 use super::{Draft, Error, Mode, Node, usage::Usage};
-use crate::{digest::Digest, layer, reference::Reference};
+use crate::{digest::Digest, layer, source::Source};
 
 /// The names that a tree was asked for by, one a line; its time of modification is the tree's last
 /// use.
 const NAMES: &str = "names";
+/// The files of the user's that a tree was made of: a digest of what tells each from all others, one
+/// a line.
+const FILES: &str = "files";
 /// How exactly the last use of a tree is known.
 const EXACT: Duration = Duration::from_secs(60);
 
@@ -88,12 +91,14 @@ impl Node {
 
     /// Takes note that the image was asked for by this name, and now. Other images lose the name.
     /// Best effort: it is for people.
-    pub fn note(&self, manifest: &Digest, reference: &Reference) {
+    pub fn note(&self, manifest: &Digest, source: &Source) {
         let tree = self.tree_dir(manifest);
-        let name = reference.to_string();
+        let name = source.to_string();
+        let is_pinned =
+            matches!(source, Source::Registry(reference) if reference.digest().is_some());
         let mut known = names(&tree);
         // A rank of a step asks by the digest that the first rank found for the name.
-        let unpinned = name.split('@').next().unwrap_or_default();
+        let unpinned = name.split('@').next().filter(|_| is_pinned).unwrap_or(&name);
         if known.iter().any(|known| *known == name || known == unpinned) {
             let age = fs::metadata(tree.join(NAMES)).and_then(|file| file.modified()).ok();
             let age = age.and_then(|at| SystemTime::now().duration_since(at).ok());
@@ -104,14 +109,36 @@ impl Node {
             return;
         }
         for other in self.trees().into_iter().flatten().filter(|other| other.path != tree) {
-            if reference.digest().is_none() && other.digest != *manifest {
+            if !is_pinned && other.digest != *manifest {
                 let _ = self.forget(&other, &BTreeSet::from([name.clone()]));
             }
+        }
+        // One name a line.
+        if name.contains('\n') {
+            return;
         }
         known.push(name);
         // Who was killed in the middle of this has left a file that no making of a tree comes across.
         self.sweep(None);
-        let _ = self.write_names(&tree, &known);
+        let _ = self.write_lines(&tree, NAMES, &known);
+    }
+
+    /// Takes note of a file that the tree was made of, so that it need not be read again. Best effort:
+    /// of two who do so at once, one may be forgotten.
+    pub fn remember(&self, manifest: &Digest, file: &Digest) {
+        let tree = self.tree_dir(manifest);
+        let mut files = lines(&tree, FILES);
+        if !files.iter().any(|known| known == file.as_str()) {
+            files.push(file.to_string());
+            let _ = self.write_lines(&tree, FILES, &files);
+        }
+    }
+
+    /// The manifest of the tree that was made of a file, if it is here.
+    pub fn remembered(&self, file: &Digest) -> Option<Digest> {
+        let mut trees = self.trees().ok()?.into_iter();
+        let is_of_it = |tree: &Tree| lines(&tree.path, FILES).iter().any(|f| f == file.as_str());
+        trees.find(is_of_it).map(|tree| tree.digest)
     }
 
     /// Takes names away from a tree.
@@ -119,12 +146,12 @@ impl Node {
         let mut names = names(&tree.path);
         let before = names.len();
         names.retain(|name| !gone.contains(name));
-        if names.len() == before { Ok(()) } else { self.write_names(&tree.path, &names) }
+        if names.len() == before { Ok(()) } else { self.write_lines(&tree.path, NAMES, &names) }
     }
 
-    fn write_names(&self, tree: &Path, names: &[String]) -> Result<(), Error> {
-        let mut draft = Draft::create(&self.path().join("partial"), &tree.join(NAMES))?;
-        let text: String = names.iter().map(|name| format!("{name}\n")).collect();
+    fn write_lines(&self, tree: &Path, file: &str, lines: &[String]) -> Result<(), Error> {
+        let mut draft = Draft::create(&self.path().join("partial"), &tree.join(file))?;
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
         draft.write_all(text.as_bytes()).map_err(|e| draft.error(e))?;
         draft.commit()
     }
@@ -225,6 +252,10 @@ impl Node {
 }
 
 fn names(tree: &Path) -> Vec<String> {
-    let text = fs::read_to_string(tree.join(NAMES)).unwrap_or_default();
+    lines(tree, NAMES)
+}
+
+fn lines(tree: &Path, file: &str) -> Vec<String> {
+    let text = fs::read_to_string(tree.join(file)).unwrap_or_default();
     text.lines().map(str::to_owned).collect()
 }

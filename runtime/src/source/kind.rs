@@ -1,28 +1,31 @@
 //! What a file is, by its content.
 
-use std::{fmt, fs::File, io::Read as _};
-
-use super::{
-    Error,
-    input::{Input, failed},
+use std::{
+    fmt, fs,
+    io::{self, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
 };
+
+use super::Error;
 use crate::oci::Compression;
 
-/// What can be imported.
+/// What can be run, or imported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// An OCI image layout.
     Layout,
     /// Any other directory.
     Tree,
     /// A tar archive of whatever.
     Tar(Packing),
+    /// A squashfs file.
     Squashfs,
 }
 
 /// How an archive is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Packing {
+pub(crate) enum Packing {
     /// In a way that layers have.
     Oci(Compression),
     Xz,
@@ -31,7 +34,7 @@ pub(super) enum Packing {
 
 impl Packing {
     /// By the first bytes.
-    pub(super) fn sniff(head: &[u8]) -> Packing {
+    pub(crate) fn sniff(head: &[u8]) -> Packing {
         match head {
             [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Packing::Xz,
             [b'B', b'Z', b'h', b'1'..=b'9', ..] => Packing::Bzip2,
@@ -40,7 +43,7 @@ impl Packing {
     }
 }
 
-/// What cannot be imported, and may be taken for what can.
+/// What is no image, and may be taken for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Foreign {
     /// Nothing.
@@ -86,22 +89,27 @@ impl fmt::Display for Foreign {
 const HEAD: u64 = 64 << 10;
 
 /// Looks at what there is.
-pub(super) fn of(input: &Input) -> Result<Kind, Error> {
-    let foreign = |what| Error::Foreign { file: input.shown.clone(), what };
-    if input.path.is_dir() {
-        let has = |name: &str| input.path.join(name).exists();
+pub(crate) fn of(path: &Path) -> Result<Kind, Error> {
+    let foreign = |what| Error::Foreign { file: path.display().to_string(), what };
+    let failed = |source: io::Error| Error::Open { path: path.to_owned(), source };
+    if path.is_dir() {
+        let has = |name: &str| path.join(name).exists();
         return match () {
             () if has("oci-layout") => Ok(Kind::Layout),
             () if has("config.json") && has("rootfs") => Err(foreign(Foreign::Bundle)),
             () if has("manifest.json") && has("version") => Err(foreign(Foreign::SkopeoDir)),
             () if has("manifest.json") => Err(foreign(Foreign::Unpacked)),
-            () => Ok(Kind::Tree),
+            () => match fs::read_dir(path).map_err(failed)?.next() {
+                Some(_) => Ok(Kind::Tree),
+                None => Err(foreign(Foreign::Empty)),
+            },
         };
     }
     let mut head = Vec::new();
-    File::open(&input.path)
-        .and_then(|file| file.take(HEAD).read_to_end(&mut head))
-        .map_err(failed("read", &input.path))?;
+    // The name may be a fifo's by now, which would be waited for.
+    let mut options = fs::File::options();
+    let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    file.and_then(|file| file.take(HEAD).read_to_end(&mut head)).map_err(failed)?;
     of_head(&head).map_err(foreign)
 }
 
