@@ -40,7 +40,7 @@ test:
 	$(MAKE) faults
 	$(MAKE) build
 	$(CARGO) test --release --workspace
-	$(CARGO) test --release --workspace --test slurm --test slurm_options --test mpi \
+	$(CARGO) test --release --workspace --test slurm --test mpi \
 	    --config "target.'cfg(all())'.runner = 'tests/in-trixie.sh'"
 
 lint:

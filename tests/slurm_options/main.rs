@@ -40,8 +40,10 @@ fn site() -> MutexGuard<'static, Site> {
 }
 
 impl Site {
+    /// Writes the site's settings. What --export=NONE takes away, they still say.
     fn configure(&self, text: &str) {
-        self.sandbox.write(self.sandbox.config(), text);
+        let node_dir = self.sandbox.node_dir(&self.user);
+        self.sandbox.write(self.sandbox.config(), format!("node_dir = {node_dir:?}\n{text}"));
     }
 
     fn image(&self) -> String {
