@@ -2,7 +2,10 @@
 //! sections may be stripped. Files of images are hostile input: nothing here panics, and nothing is
 //! read but headers and the dynamic section.
 
-use std::{fs::File, path::Path};
+use std::{
+    fs::{self, File},
+    path::Path,
+};
 
 use object::{
     Endianness, ReadCache, ReadRef,
@@ -54,6 +57,8 @@ pub struct Library {
 impl Library {
     /// Reads a file; `None` if it is no library for a machine that is known.
     pub fn open(path: &Path) -> Option<Library> {
+        // Opened without a look before, a fifo would wait for ever.
+        fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
         Library::read(File::open(path).ok()?)
     }
 

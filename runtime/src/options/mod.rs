@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use device::{CdiName, DeviceSpec, Gpu};
 pub(crate) use device::{is_cdi_device, is_cdi_kind};
 pub use env::{EnvFileError, EnvSpec, read_env_file};
-pub(crate) use mount::absolute;
+pub(crate) use mount::{absolute, check_target};
 pub use mount::{Access, Bind, Exec, MountSpec, Tmpfs};
 pub use table::{Asked, Batch, Caller, Flag, Read, Row, TABLE, Tag, Takes};
 

@@ -301,7 +301,7 @@ pub(super) fn check_path(path: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-pub(super) fn check_target(path: &str) -> Result<(), &'static str> {
+pub(crate) fn check_target(path: &str) -> Result<(), &'static str> {
     if !Path::new(path).is_absolute() {
         return Err("the target must be an absolute path");
     }

@@ -126,7 +126,7 @@ fn inspect() -> bool {
                     let paths = edits.mounts.iter().map(|mount| &mount.target);
                     let paths = paths.chain(edits.devices.iter().map(|device| &device.target));
                     let mut paths = paths.chain(edits.symlinks.iter().map(|link| &link.path));
-                    assert!(paths.all(|path| path.is_absolute()));
+                    assert!(paths.all(|path| path.is_absolute() && path.parent().is_some()));
                 }
             }
             // Who has not asked is never refused.

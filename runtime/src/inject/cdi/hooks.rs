@@ -11,6 +11,7 @@ use super::{
     super::{Edits, Error, Link, gpu::nvidia},
     spec::Hook,
 };
+use crate::options::check_target;
 
 /// Programs that these hooks belong to; the second was the first's name once.
 const PROGRAMS: [&str; 3] = ["nvidia-cdi-hook", "nvidia-ctk", "nvidia-ctk-hook"];
@@ -35,16 +36,19 @@ pub(super) fn edits(hook: &Hook, by: &Path, ignored: &[String]) -> Result<Edits,
     match name.as_str() {
         "create-symlinks" => {
             for text in values(&arguments, "link") {
-                let (target, path) = text.split_once("::").ok_or_else(unknown)?;
-                if !path.starts_with('/') || target.is_empty() {
-                    return Err(unknown());
+                let parts = text.split_once("::").filter(|(target, _)| !target.is_empty());
+                let (target, path) = parts.ok_or_else(unknown)?;
+                if let Err(problem) = check_target(path) {
+                    let problem = format!("link {path:?}: {problem}");
+                    return Err(Error::File { path: by.to_owned(), line: None, problem });
                 }
                 edits.symlinks.push(Link { path: path.into(), target: target.into() });
             }
         }
         // Names by which libraries are asked for are always made into links where they lie.
         "update-ldcache" | "create-soname-symlinks" => {
-            edits.ld_dirs = values(&arguments, "folder").map(PathBuf::from).collect();
+            let folders = values(&arguments, "folder").map(PathBuf::from);
+            edits.ld_dirs = folders.filter(|dir| dir.is_absolute()).collect();
         }
         "enable-cuda-compat" => {
             let mut version = values(&arguments, "host-driver-version");

@@ -165,11 +165,12 @@ fn read(path: &Path) -> Result<String, Error> {
         line: None,
         problem: problem.to_owned(),
     };
-    let file = File::open(path).map_err(failed)?;
-    let meta = file.metadata().map_err(failed)?;
-    if !meta.is_file() {
+    // Opened without a look before, a fifo would wait for ever.
+    if !fs::metadata(path).map_err(failed)?.is_file() {
         return Err(refuse("it is not a file"));
     }
+    let file = File::open(path).map_err(failed)?;
+    let meta = file.metadata().map_err(failed)?;
     if ![0, nix::unistd::getuid().as_raw()].contains(&meta.uid()) {
         return Err(refuse("it belongs neither to root nor to you"));
     }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::super::Error;
 use crate::{
-    options::{is_cdi_device, is_cdi_kind},
+    options::{check_target, is_cdi_device, is_cdi_kind},
     report::printable,
 };
 
@@ -283,16 +283,26 @@ impl ContainerEdits {
         if let Some(odd) = self.hooks.iter().find(|hook| !HOOKS.contains(&&*hook.hook_name)) {
             return Some(format!("{:?} is no name of hooks", odd.hook_name));
         }
+        let targets = self.device_nodes.iter().map(|node| &node.path);
+        let mut targets = targets.chain(self.mounts.iter().map(|mount| &mount.container_path));
+        let refused = targets.find_map(|path| Some((path, check_target(path).err()?)));
+        if let Some((path, problem)) = refused {
+            return Some(format!("{path:?}: {problem}"));
+        }
         let hosts = self.device_nodes.iter().filter_map(|node| node.host_path.as_ref());
-        let paths = self.device_nodes.iter().map(|node| &node.path).chain(hosts);
-        let targets = self.mounts.iter().map(|mount| &mount.container_path);
         let hooks = self.hooks.iter().map(|hook| &hook.path);
         // A mount of another kind has no source, or one that is no path.
         let binds = self.mounts.iter().filter(|mount| mount.is_bind());
-        let sources = binds.map(|mount| &mount.host_path);
-        let is_odd = |path: &&String| !path.starts_with('/') || path.contains('\0');
-        let mut all = paths.chain(targets).chain(hooks).chain(sources);
-        all.find(is_odd).map(|odd| format!("{odd:?} is not an absolute path"))
+        let mut sources = hosts.chain(hooks).chain(binds.map(|mount| &mount.host_path));
+        if let Some(odd) = sources.find(|path| !path.starts_with('/')) {
+            return Some(format!("{odd:?} is not an absolute path"));
+        }
+        let arguments = self.hooks.iter().flat_map(|hook| &hook.args);
+        let paths = self.device_nodes.iter().map(|node| &node.path);
+        let paths = paths.chain(self.mounts.iter().flat_map(|m| [&m.host_path, &m.container_path]));
+        let hosts = self.device_nodes.iter().filter_map(|node| node.host_path.as_ref());
+        let mut texts = self.env.iter().chain(arguments).chain(paths).chain(hosts);
+        texts.find(|text| text.contains('\0')).map(|text| format!("{text:?} holds a NUL byte"))
     }
 }
 

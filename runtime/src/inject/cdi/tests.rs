@@ -127,6 +127,9 @@ fn the_later_directory_counts_and_two_files_of_one_are_a_conflict() {
     // What is neither is not read.
     node.write("run/y.json", "").write("run/notes.txt", "x").write("run/deeper/a.json", "{");
     assert_eq!(node.load().broken.len(), 1);
+    nix::unistd::mkfifo(&node.0.path().join("run/fifo.yaml"), nix::sys::stat::Mode::S_IRWXU)
+        .unwrap();
+    assert_eq!(node.load().broken.len(), 2, "a fifo is named, and not waited for");
 }
 
 #[test]
@@ -225,6 +228,15 @@ fn versions_have_the_fields_that_they_have() {
         ("0.5.0", "a/b", "x", r#""env":["A"]"#, Some("NAME=VALUE")),
         ("0.5.0", "a/b", "x", r#""deviceNodes":[{"path":"dev/x"}]"#, Some("absolute")),
         ("0.5.0", "a/b", "x", r#""deviceNodes":[{"path":"/x","type":"z"}]"#, Some("no type")),
+        ("0.5.0", "a/b", "x", r#""env":["A=\u0000"]"#, Some("NUL")),
+        (
+            "0.5.0",
+            "a/b",
+            "x",
+            r#""mounts":[{"hostPath":"/a","containerPath":"/"}]"#,
+            Some("nothing can be mounted over the root"),
+        ),
+        ("0.5.0", "a/b", "x", r#""deviceNodes":[{"path":"/dev/../x"}]"#, Some("..")),
         ("0.5.0", "a/b", "x", r#""hooks":[{"hookName":"x","path":"/y"}]"#, Some("hooks")),
     ] {
         let node = Node::new();
