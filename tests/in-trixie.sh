@@ -10,7 +10,7 @@ target=${CARGO_TARGET_DIR:-$here/target}
 release=trixie
 root=$target/tmp/$release
 packages=slurmctld,slurmd,slurm-client,munge,docker-registry,busybox-static,passwd
-packages+=,attr,findutils,util-linux,procps,squashfs-tools,squashfuse
+packages+=,attr,findutils,util-linux,procps,squashfs-tools,squashfuse,libmpich12
 
 make_root() {
     mirror=$(apt-get indextargets --format '$(REPO_URI)' \
@@ -22,13 +22,14 @@ make_root() {
     unshare --mount debootstrap --variant=minbase --include="$packages" "$release" "$root.new" \
         ${mirror:+"$mirror"} >"$root.log" 2>&1 || { tail -n 20 "$root.log" >&2; exit 1; }
     rm -f "$root.new"/var/cache/apt/archives/*.deb
+    echo "$packages" >"$root.new/packages"
     mv "$root.new" "$root"
 }
 
 mkdir -p "$target/tmp"
 exec 9>"$root.lock"
 flock 9
-[ -e "$root/usr/bin/squashfuse_ll" ] || make_root
+[ "$(cat "$root/packages" 2>/dev/null)" = "$packages" ] || make_root
 exec 9>&-
 # The mounts go with the process. A chroot would not do: there the kernel gives nobody a user
 # namespace.

@@ -387,6 +387,14 @@ pub struct RunConfig {
     pub labels: BTreeMap<String, String>,
 }
 
+impl RunConfig {
+    /// The value of a variable; the last counts.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        let entries = self.env.iter().rev().filter_map(|entry| entry.split_once('='));
+        entries.into_iter().find_map(|(other, value)| (other == name).then_some(value))
+    }
+}
+
 /// The layers' uncompressed digests (config.md, "rootfs").
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootFs {

@@ -260,6 +260,7 @@ impl From<&crate::container::Error> for Report {
                 "use another name, or give up what was written in it: --fresh"
             }
             Error::Inject(error) => return error.into(),
+            Error::Mpi(error) => return error.into(),
             Error::Lacks { .. } => "end it first, or use another name",
             Error::Squashfs { lack: Some(Lack::Device(_)), .. } => {
                 "ask the administrator to open /dev/fuse to users, or let the image be expanded: set \
@@ -283,6 +284,33 @@ impl From<&crate::container::Error> for Report {
             _ => "",
         };
         Report::line(&chain(error), remedy, error.exit_code())
+    }
+}
+
+impl From<&crate::inject::mpi::Error> for Report {
+    fn from(error: &crate::inject::mpi::Error) -> Report {
+        use crate::inject::mpi::Error;
+        let remedy = match error {
+            Error::UnknownStack { .. } => "name one of these, or leave it out",
+            Error::NoLibrary { .. } | Error::MissingLibrary { .. } | Error::NoFamily { .. } => {
+                "an administrator has to correct that [[mpi.stack]]; --mpi=off uses the image's own"
+            }
+            Error::NoneInImage { .. } => {
+                "if it has one, name its directory in mpi.search; if its program is linked \
+                 statically, link it with a shared MPI"
+            }
+            Error::OtherFamily { .. } => {
+                "use an image that was built with such an MPI; or --mpi=off, and srun --mpi=pmix or \
+                 pmi2 as the image's own wants it"
+            }
+            Error::Functions { .. } => "use an image with an older MPI, or --mpi=off",
+            Error::Glibc { .. } => {
+                "use an image of a newer distribution, or a host MPI that was built on an older \
+                 one; --mpi=off uses the image's own"
+            }
+            Error::Machine { .. } => "--mpi=off uses the image's own",
+        };
+        Report::line(&chain(error), remedy, EXIT_RUNTIME)
     }
 }
 

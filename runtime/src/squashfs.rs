@@ -14,10 +14,13 @@
 
 use std::{
     collections::VecDeque,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::File,
     io,
-    os::unix::{ffi::OsStringExt as _, fs::FileExt as _},
+    os::unix::{
+        ffi::{OsStrExt as _, OsStringExt as _},
+        fs::FileExt as _,
+    },
     path::{Component, Path, PathBuf},
 };
 
@@ -119,6 +122,11 @@ impl Squashfs {
         }))
     }
 
+    /// The path of what is at `path` when its links are followed; `None` if there is nothing.
+    pub fn real(&self, path: &Path) -> io::Result<Option<PathBuf>> {
+        Ok(self.walk(path, Last::Followed)?.map(|(real, _)| real))
+    }
+
     /// The names in a directory; none if there is none.
     pub fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
         let Some(directory) = self.find(path, Last::Followed)? else { return Ok(Vec::new()) };
@@ -143,15 +151,27 @@ impl Squashfs {
 
     /// Walks as a process would whose root is this: links are followed, and none leads out.
     fn find(&self, path: &Path, last: Last) -> io::Result<Option<Inode>> {
+        Ok(self.walk(path, last)?.map(|(_, inode)| inode))
+    }
+
+    /// What is at `path`, and where that is when no link is on the way.
+    fn walk(&self, path: &Path, last: Last) -> io::Result<Option<(PathBuf, Inode)>> {
+        let mut real = PathBuf::from("/");
         let mut walked = vec![self.inode(self.root)?];
         let own = |part: Component<'_>| part.as_os_str().to_owned();
         let mut names: VecDeque<OsString> = path.components().map(own).collect();
         let mut links = 0;
         while let Some(name) = names.pop_front() {
             match name.as_encoded_bytes() {
-                b"/" => walked.truncate(1),
+                b"/" => {
+                    walked.truncate(1);
+                    real = "/".into();
+                }
                 b"." => {}
-                b".." => walked.truncate((walked.len() - 1).max(1)),
+                b".." => {
+                    walked.truncate((walked.len() - 1).max(1));
+                    real.pop();
+                }
                 name => {
                     let here = walked.last().expect("the root is never left");
                     let Some(inode) = self.entry(here, name)? else { return Ok(None) };
@@ -163,12 +183,15 @@ impl Squashfs {
                             }
                             target.components().rev().for_each(|part| names.push_front(own(part)));
                         }
-                        inode => walked.push(inode),
+                        inode => {
+                            real.push(OsStr::from_bytes(name));
+                            walked.push(inode);
+                        }
                     }
                 }
             }
         }
-        Ok(walked.pop())
+        Ok(walked.pop().map(|inode| (real, inode)))
     }
 
     /// What has this name in a directory.

@@ -56,6 +56,8 @@ const KEYS: &[(&str, Kind)] = &[
     ("gpu.ignore_hooks", Kind::List),
     ("squashfs.write", Kind::Bool),
     ("squashfs.run", Kind::Choice(&["auto", "mount", "expand"])),
+    ("mpi.mode", Kind::Text),
+    ("mpi.search", Kind::List),
     ("network.tries", Kind::Number),
     ("network.give_up_after", Kind::Number),
     ("network.connect_timeout", Kind::Number),
@@ -235,7 +237,8 @@ pub fn variable(key: &str) -> String {
 /// Whether a key, or a group of keys, exists.
 fn is_known(key: &str) -> bool {
     let is_group = |(known, _): &(&str, Kind)| known.split_once('.').is_some_and(|(g, _)| g == key);
-    key == "registry" || KEYS.iter().any(|known| known.0 == key || is_group(known))
+    ["registry", "mpi.stack"].contains(&key)
+        || KEYS.iter().any(|known| known.0 == key || is_group(known))
 }
 
 fn check_lock(locked: &[String], site: &Path, key: &str, origin: &Origin) -> Result<(), Error> {
@@ -257,7 +260,8 @@ fn set(table: &mut Table, key: &str, value: Value) {
         before.splice(..0, more.iter().cloned());
         return;
     }
-    let host = |entry: &Value| entry.get("host").cloned();
+    // A [[registry]] is known by its host, an [[mpi.stack]] by its name.
+    let host = |entry: &Value| entry.get("host").or_else(|| entry.get("name")).cloned();
     before.retain(|old| host(old).is_none() || !more.iter().any(|new| host(new) == host(old)));
     before.extend(more.iter().cloned());
 }

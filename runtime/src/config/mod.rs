@@ -7,6 +7,7 @@
 
 mod gpu;
 mod layers;
+mod mpi;
 
 use std::{
     collections::BTreeMap,
@@ -23,6 +24,7 @@ use crate::{login::Login, options::Batch, reference::Reference};
 
 pub use gpu::{Capability, Gpu};
 pub use layers::{Origin, variable};
+pub use mpi::{Mpi, Stack, Strictness};
 
 /// Where the site's file is expected; it need not exist.
 pub const SITE_PATH: &str = "/etc/shifter/shifter.toml";
@@ -56,6 +58,8 @@ pub struct Config {
     pub container_batch: Batch,
     /// The socket that a line about each step goes to.
     pub step_log: Option<PathBuf>,
+    /// The host's MPIs.
+    pub mpi: Mpi,
     /// How patient one is with the network.
     pub network: Network,
     /// What is special about some registries.
@@ -254,6 +258,8 @@ struct File {
     #[serde(default)]
     squashfs: Squashfs,
     #[serde(default)]
+    mpi: mpi::Group,
+    #[serde(default)]
     network: Network,
     #[serde(default, rename = "registry")]
     registries: Vec<Registry>,
@@ -299,7 +305,8 @@ impl File {
             return Some(format!("registry {host:?}: client_cert and client_key go together"));
         }
         self.network.problem().or_else(|| {
-            let (key, problem) = self.gpu.read().err()?;
+            let gpu = self.gpu.read().err();
+            let (key, problem) = gpu.or_else(|| self.mpi.read().err())?;
             Some(format!("{key}: {problem}"))
         })
     }
@@ -396,10 +403,12 @@ impl Config {
             .or_else(|| env("XDG_DATA_HOME").map(|dir| PathBuf::from(dir).join("shifter")))
             .or_else(|| home().map(|dir| dir.join(".local/share/shifter")))
             .ok_or(Error::NoStore)?;
-        let gpu = file.gpu.read().map_err(|(key, problem)| {
+        let at_origin = |(key, problem): (&str, String)| {
             let place = origins.get(key).map_or_else(|| key.to_owned(), Origin::to_string);
             Error::Value { place, problem }
-        })?;
+        };
+        let gpu = file.gpu.read().map_err(at_origin)?;
+        let mpi = file.mpi.read().map_err(at_origin)?;
         let uid = nix::unistd::getuid();
         let node_dir = file.node_dir.map(|path| for_user(&path));
         let mut env_path = file.env_path;
@@ -418,6 +427,7 @@ impl Config {
             squashfs: file.squashfs,
             container_batch: file.container_batch,
             step_log: file.step_log,
+            mpi,
             network: file.network,
             registries: file.registries,
             login: None,

@@ -211,6 +211,9 @@ pub enum Error {
     /// Devices, GPUs among them, cannot be had.
     #[error(transparent)]
     Inject(#[from] crate::inject::Error),
+    /// The host's MPI cannot be had.
+    #[error(transparent)]
+    Mpi(#[from] crate::inject::mpi::Error),
     /// A container that runs cannot become what is asked for.
     #[error("join container {name}: it runs {lacks}")]
     Lacks {

@@ -21,7 +21,11 @@ use super::{Command, Error, Run, devices, fuse, identity, io_error, named};
 use crate::{
     Config, Digest, Host, Image, Options, Source, environment,
     image::Form,
-    inject::{self, Applied, Injection, Link, access, access::Denial},
+    inject::{
+        self, Applied, Injection, Link, access,
+        access::Denial,
+        mpi::{self, Wanted},
+    },
     kept::{self, Record},
     options::{Access, Bind, DeviceSpec, Entrypoint, EnvSpec, Home, Ids, MountSpec, Tmpfs},
     report::chain,
@@ -189,7 +193,7 @@ pub fn plan(
         named::check_image(&record, name, &image.digest)?;
         upper = File::open(kept::place(&config.node_dir, name).join(kept::UPPER)).ok();
     }
-    let facts = Facts::probe(image, host, upper.as_ref(), injection, &run.options)?;
+    let facts = Facts::probe(image, host, upper.as_ref(), injection, &run.options, config)?;
     compose(image, run, config, host, env, &facts)
 }
 
@@ -221,9 +225,21 @@ impl Facts {
         image: &Image,
         host: &Host,
         upper: Option<&File>,
-        injection: Injection,
+        mut injection: Injection,
         options: &Options,
+        config: &Config,
     ) -> Result<Facts, Error> {
+        let mpi = |tree: &inject::Tree<'_>| {
+            let wanted = Wanted {
+                mpi: options.mpi.as_ref().unwrap_or(&config.mpi.mode),
+                library_path: image.config.config.variable("LD_LIBRARY_PATH").unwrap_or_default(),
+            };
+            Ok(mpi::find(wanted, &config.mpi, tree)?)
+        };
+        let facts = match image.form {
+            Form::Tree => Facts::of_tree(image, host, upper, &mut injection, mpi)?,
+            Form::Squashfs => Facts::of_squashfs(&image.rootfs, host, &mut injection, mpi)?,
+        };
         let asked = options.devices.iter().filter_map(|device| match device {
             DeviceSpec::Path { target, .. } => Some(Path::new(target)),
             DeviceSpec::Cdi(_) => None,
@@ -233,11 +249,6 @@ impl Facts {
         let mounted = edits.mounts.iter().map(|mount| &*mount.target);
         let targets: Vec<&Path> = devices.chain(mounted).chain(asked).collect();
         let dev = devices::mounts(&targets);
-        let facts = match image.form {
-            Form::Tree => Facts::of_tree(image, host, upper, &injection)?,
-            Form::Squashfs => Facts::of_squashfs(&image.rootfs, host, &injection)
-                .map_err(io_error("look into", &image.rootfs))?,
-        };
         Ok(Facts { injection, dev, ..facts })
     }
 
@@ -245,7 +256,8 @@ impl Facts {
         image: &Image,
         host: &Host,
         upper: Option<&File>,
-        injection: &Injection,
+        injection: &mut Injection,
+        mpi: impl Fn(&inject::Tree<'_>) -> Result<Injection, Error>,
     ) -> Result<Facts, Error> {
         let root = File::open(&image.rootfs).map_err(io_error("open image", &image.rootfs))?;
         let read = |path: &str| -> Result<Vec<u8>, Error> {
@@ -259,6 +271,7 @@ impl Facts {
             Ok(Vec::new())
         };
         let tree = inject::Tree::of(upper.into_iter().chain([&root]));
+        injection.add(mpi(&tree)?);
         Ok(Facts {
             applied: inject::apply(&injection.edits, &tree),
             passwd: read("/etc/passwd")?,
@@ -271,8 +284,18 @@ impl Facts {
     }
 
     /// The same of an image that is not mounted yet.
-    fn of_squashfs(file: &Path, host: &Host, injection: &Injection) -> io::Result<Facts> {
-        let image = Squashfs::open(file)?;
+    fn of_squashfs(
+        file: &Path,
+        host: &Host,
+        injection: &mut Injection,
+        mpi: impl Fn(&inject::Tree<'_>) -> Result<Injection, Error>,
+    ) -> Result<Facts, Error> {
+        let image = Squashfs::open(file).map_err(io_error("look into", file))?;
+        injection.add(mpi(&inject::Tree::packed(&image))?);
+        Facts::read(&image, host, injection).map_err(io_error("look into", file))
+    }
+
+    fn read(image: &Squashfs, host: &Host, injection: &Injection) -> io::Result<Facts> {
         let read = |path| image.read(Path::new(path), identity::MAX_FILE);
         let exists = |path: &Path| Ok::<_, io::Error>(image.kind(path)?.is_some());
         let is_taken = |path| {
@@ -280,7 +303,7 @@ impl Facts {
             Ok::<_, io::Error>(kind.is_some_and(|kind| kind != Kind::EmptyDirectory))
         };
         Ok(Facts {
-            applied: inject::apply(&injection.edits, &inject::Tree::packed(&image)),
+            applied: inject::apply(&injection.edits, &inject::Tree::packed(image)),
             passwd: read("/etc/passwd")?,
             group: read("/etc/group")?,
             has_shell: host.shell.is_absolute() && exists(&host.shell)?,

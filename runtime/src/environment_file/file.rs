@@ -11,7 +11,7 @@ use super::{Error, Origin, Problem, Said};
 use crate::suggest;
 
 /// All that a file can say.
-pub(crate) const KEYS: [&str; 14] = [
+pub(crate) const KEYS: [&str; 15] = [
     "annotations",
     "base",
     "base_environment",
@@ -22,6 +22,7 @@ pub(crate) const KEYS: [&str; 14] = [
     "home",
     "image",
     "mounts",
+    "mpi",
     "name",
     "remap_root",
     "workdir",
@@ -44,6 +45,7 @@ pub(super) struct File {
     pub(super) devices: Vec<Said<String>>,
     /// Names, or a word.
     pub(super) gpu: Option<Said<Vec<String>>>,
+    pub(super) mpi: Option<Said<String>>,
     pub(super) name: Option<Said<String>>,
     /// Nested tables are names with dots.
     pub(super) annotations: BTreeMap<String, Said<String>>,
@@ -98,6 +100,7 @@ impl File {
             "remap_root" => self.remap_root = Some(entry.switch(value)?),
             "devices" => self.devices = entry.texts(value, "a list of texts")?,
             "gpu" => self.gpu = Some(entry.word_or_texts(value)?),
+            "mpi" => self.mpi = Some(entry.text(value)?),
             "name" => self.name = Some(entry.text(value)?),
             "annotations" => self.annotations = entry.annotations(value)?,
             _ => {
@@ -121,6 +124,7 @@ impl File {
         replace(&mut self.home, file.home);
         replace(&mut self.remap_root, file.remap_root);
         replace(&mut self.gpu, file.gpu);
+        replace(&mut self.mpi, file.mpi);
         replace(&mut self.name, file.name);
         self.mounts.extend(file.mounts);
         self.devices.extend(file.devices);

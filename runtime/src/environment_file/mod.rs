@@ -47,7 +47,7 @@ use self::file::File;
 use crate::{
     options::{
         Access, CdiName, ContainerName, DeviceSpec, Entrypoint, EnvSpec, Gpu, Home, Ids, MountSpec,
-        Options,
+        Mpi, Options,
     },
     report::printable,
     request::Request,
@@ -108,6 +108,8 @@ pub struct Environment {
     pub devices: Vec<Said<DeviceSpec>>,
     /// Which GPUs.
     pub gpu: Option<Said<Gpu>>,
+    /// Whose MPI.
+    pub mpi: Option<Said<Mpi>>,
     /// The container's name.
     pub name: Option<Said<ContainerName>>,
     /// By their names, with dots where tables were nested. Kept, and not acted on.
@@ -270,6 +272,7 @@ impl Environment {
             home: value(self.home.as_ref()),
             devices: values(&self.devices),
             gpu: value(self.gpu.as_ref()),
+            mpi: value(self.mpi.as_ref()),
             name: value(self.name.as_ref()),
         }
     }

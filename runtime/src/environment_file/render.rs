@@ -20,6 +20,9 @@ impl fmt::Display for Environment {
         if let Some(gpu) = &self.gpu {
             line(f, "gpu", gpu, |gpu| quoted(&gpu.to_string()))?;
         }
+        if let Some(mpi) = &self.mpi {
+            line(f, "mpi", mpi, |mpi| quoted(&mpi.to_string()))?;
+        }
         if let Some(workdir) = &self.workdir {
             line(f, "workdir", workdir, |dir| quoted(&dir.to_string_lossy()))?;
         }
@@ -62,6 +65,9 @@ impl Environment {
         put("devices", list(&self.devices));
         if let Some(gpu) = &self.gpu {
             put("gpu", said(gpu, gpu.value.to_string()));
+        }
+        if let Some(mpi) = &self.mpi {
+            put("mpi", said(mpi, mpi.value.to_string()));
         }
         if let Some(dir) = &self.workdir {
             put("workdir", said(dir, dir.value.to_string_lossy()));

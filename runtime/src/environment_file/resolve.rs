@@ -51,6 +51,10 @@ pub(super) fn resolve(
         ids: switch(file.remap_root, Ids::Root, Ids::Own),
         devices: last_of_each(devices?),
         gpu: file.gpu.map(|said| said.map(|words, _| gpu(&words, variables))).transpose()?,
+        mpi: file
+            .mpi
+            .map(|said| said.map(|mpi, _| parse(&expand(&mpi, variables)?)))
+            .transpose()?,
         name: file
             .name
             .map(|said| said.map(|name, _| parse(&expand(&name, variables)?)))

@@ -10,7 +10,7 @@ use std::{
     fs::{self, File},
     io::{self, Read, Seek as _, Write as _},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
@@ -34,13 +34,13 @@ use crate::{
     sys::{beneath, mount::proc_path},
 };
 
-const CACHE: &str = "/etc/ld.so.cache";
+pub(super) const CACHE: &str = "/etc/ld.so.cache";
 /// What `ldconfig` reads when a package manager runs it inside: the cache is then made anew.
 const CONFIG_DIR: &str = "/etc/ld.so.conf.d";
 /// The first in it, by name.
 const CONFIG: &str = "/etc/ld.so.conf.d/000-shifter.conf";
 /// The largest cache that is read from an image, in bytes.
-const MAX_CACHE: u64 = 16 << 20;
+pub(super) const MAX_CACHE: u64 = 16 << 20;
 /// The largest library that is read from an image that is one file, in bytes.
 const MAX_LIBRARY: u64 = 128 << 20;
 /// Where images of NVIDIA's have a libcuda for drivers that are older than it.
@@ -71,7 +71,7 @@ impl<'a> Tree<'a> {
     }
 
     /// A regular file; a fifo would wait for ever.
-    fn file(&self, path: &Path) -> Option<File> {
+    pub(super) fn file(&self, path: &Path) -> Option<File> {
         if let Some(image) = self.packed {
             return unpacked(image, path).ok();
         }
@@ -80,7 +80,7 @@ impl<'a> Tree<'a> {
         file.metadata().ok()?.is_file().then_some(file)
     }
 
-    fn read(&self, path: &str, limit: u64) -> Option<Vec<u8>> {
+    pub(super) fn read(&self, path: &str, limit: u64) -> Option<Vec<u8>> {
         let file = self.file(Path::new(path))?;
         let mut content = Vec::new();
         file.take(limit).read_to_end(&mut content).ok()?;
@@ -88,7 +88,7 @@ impl<'a> Tree<'a> {
     }
 
     /// Names in a directory; none if there is none.
-    fn list(&self, dir: &str) -> BTreeSet<OsString> {
+    pub(super) fn list(&self, dir: &str) -> BTreeSet<OsString> {
         if let Some(image) = self.packed {
             return image.list(Path::new(dir)).unwrap_or_default().into_iter().collect();
         }
@@ -98,6 +98,19 @@ impl<'a> Tree<'a> {
         let dirs = self.dirs.iter().filter_map(open);
         let entries = dirs.filter_map(|dir| fs::read_dir(proc_path(dir.as_fd())).ok());
         entries.flatten().flatten().map(|entry| entry.file_name()).collect()
+    }
+
+    /// The path of what is at `path` when its links are followed; `None` if there is nothing.
+    pub(super) fn real(&self, path: &Path) -> Option<PathBuf> {
+        if let Some(image) = self.packed {
+            return image.real(path).ok()?;
+        }
+        self.dirs.iter().find_map(|root| {
+            let found = beneath::open(root.as_fd(), path, OFlag::O_PATH, Mode::empty()).ok()?;
+            let at = |fd: BorrowedFd<'_>| fs::read_link(proc_path(fd)).ok();
+            let within = at(found.as_fd())?.strip_prefix(at(root.as_fd())?).ok()?.to_path_buf();
+            Some(Path::new("/").join(within))
+        })
     }
 
     fn has_dir(&self, path: &str) -> bool {

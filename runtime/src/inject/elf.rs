@@ -10,8 +10,8 @@ use std::{
 use object::{
     Endianness, ReadCache, ReadRef,
     elf::{
-        DT_NEEDED, DT_RUNPATH, DT_SONAME, DT_STRSZ, DT_STRTAB, EM_386, EM_AARCH64, EM_PPC64,
-        EM_RISCV, EM_S390, EM_X86_64, FileHeader32, FileHeader64, PT_LOAD,
+        DT_NEEDED, DT_RPATH, DT_RUNPATH, DT_SONAME, DT_STRSZ, DT_STRTAB, EM_386, EM_AARCH64,
+        EM_PPC64, EM_RISCV, EM_S390, EM_X86_64, FileHeader32, FileHeader64, PT_LOAD,
     },
     read::elf::{Dyn as _, FileHeader, ProgramHeader as _, SectionHeader as _},
 };
@@ -48,6 +48,8 @@ pub struct Library {
     pub needed: Vec<String>,
     /// Where it says that this is to be searched for.
     pub runpath: Option<String>,
+    /// The same, for all below it: an older way, which goes before `LD_LIBRARY_PATH`.
+    pub rpath: Option<String>,
     /// For which machine it is, as `ld.so.cache` has it (glibc, `sysdeps/generic/ldconfig.h`).
     pub flags: i32,
     /// The major numbers of the drivers that this libcuda works with, if it says so.
@@ -121,6 +123,7 @@ where
         soname: value(DT_SONAME).and_then(text),
         needed: needed.filter_map(|entry| text(entry.d_val(endian).into())).collect(),
         runpath: value(DT_RUNPATH).and_then(text),
+        rpath: value(DT_RPATH).and_then(text),
         flags: flags(header, endian)?,
         drivers: drivers(header, endian, data).unwrap_or_default(),
     })

@@ -27,6 +27,7 @@ pub mod cdi;
 pub mod elf;
 pub mod gpu;
 pub mod ldcache;
+pub mod mpi;
 
 use std::{
     fmt, io,
@@ -128,6 +129,15 @@ pub struct Injection {
     pub told: Vec<String>,
     /// What is missing where nobody had asked for it.
     pub warnings: Vec<String>,
+}
+
+impl Injection {
+    /// Adds what was found besides.
+    pub(crate) fn add(&mut self, more: Injection) {
+        self.edits.add(more.edits);
+        self.told.extend(more.told);
+        self.warnings.extend(more.warnings);
+    }
 }
 
 /// Devices that somebody describes: what they need, and what stands against it.

@@ -14,6 +14,7 @@
 mod device;
 mod env;
 mod mount;
+mod mpi;
 mod table;
 
 use std::{borrow::Cow, fmt, path::PathBuf, str::FromStr};
@@ -23,8 +24,10 @@ use serde::{Deserialize, Serialize};
 pub use device::{CdiName, DeviceSpec, Gpu};
 pub(crate) use device::{is_cdi_device, is_cdi_kind};
 pub use env::{EnvFileError, EnvSpec, read_env_file};
-pub(crate) use mount::{absolute, check_target};
 pub use mount::{Access, Bind, Exec, MountSpec, Tmpfs};
+pub(crate) use mount::{absolute, check_target};
+pub use mpi::Mpi;
+pub(crate) use mpi::is_stack_name;
 pub use table::{Asked, Batch, Caller, Flag, Read, Row, TABLE, Tag, Takes};
 
 /// Longest name of a container, in bytes: it becomes a file name.
@@ -72,6 +75,9 @@ pub struct Options {
     /// Which GPUs; where nothing is said, the settings decide.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu: Option<Gpu>,
+    /// Whose MPI; where nothing is said, the settings decide.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mpi: Option<Mpi>,
     /// The container that keeps what is written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<ContainerName>,
@@ -98,6 +104,7 @@ impl Options {
             home: self.home.or(base.home),
             devices: [devices, self.devices].concat(),
             gpu: self.gpu.or(base.gpu),
+            mpi: self.mpi.or(base.mpi),
             name: self.name.or(base.name),
         }
     }
@@ -170,7 +177,7 @@ macro_rules! as_text {
         }
     )*};
 }
-as_text!(MountSpec, EnvSpec, DeviceSpec, CdiName, Gpu, ContainerName);
+as_text!(MountSpec, EnvSpec, DeviceSpec, CdiName, Gpu, Mpi, ContainerName);
 
 /// What goes before the command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -347,6 +354,7 @@ mod tests {
             home: Some(Home::Mounted),
             devices: ["/dev/fuse:/dev/other", "a.com/b=c"].map(|text| text.parse().unwrap()).into(),
             gpu: Some("nvidia.com/gpu=0,nvidia.com/gpu=1".parse().unwrap()),
+            mpi: Some(Mpi::Named("cray".into())),
             name: Some("a.B-1_".parse().unwrap()),
         };
         let json = serde_json::to_string(&options).unwrap();

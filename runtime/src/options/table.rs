@@ -222,6 +222,22 @@ pub const TABLE: &[Row] = &[
         help: "have your home directory inside, as you have by default",
     },
     Row {
+        option: "container-gpu",
+        variable: "SHIFTER_CONTAINER_GPU",
+        flag: None,
+        takes: Takes::Value { arg: "auto|all|none|NAME", read: read_gpu },
+        help: "have the job's GPUs, with their driver: all, or an error; those there are, as by \
+               default; none; or VENDOR/CLASS=NAME,…",
+    },
+    Row {
+        option: "container-mpi",
+        variable: "SHIFTER_CONTAINER_MPI",
+        flag: Some(Flag { long: "mpi", short: None, alias: None }),
+        takes: Takes::Value { arg: "auto|off|NAME", read: read_mpi },
+        help: "whose MPI runs: the host's where it fits the image's, the image's, or the host's of \
+               this name",
+    },
+    Row {
         option: "container-name",
         variable: "SHIFTER_CONTAINER_NAME",
         flag: Some(Flag { long: "name", short: None, alias: None }),
@@ -312,6 +328,16 @@ fn read_workdir(text: &str, _: &Caller) -> Result<Asked, ParseError> {
 fn read_env(text: &str, _: &Caller) -> Result<Asked, ParseError> {
     let spec: EnvSpec = text.parse()?;
     Ok(options(|o| o.env = vec![spec]))
+}
+
+fn read_gpu(text: &str, _: &Caller) -> Result<Asked, ParseError> {
+    let gpu = text.parse()?;
+    Ok(options(|o| o.gpu = Some(gpu)))
+}
+
+fn read_mpi(text: &str, _: &Caller) -> Result<Asked, ParseError> {
+    let mpi = text.parse()?;
+    Ok(options(|o| o.mpi = Some(mpi)))
 }
 
 fn read_name(text: &str, _: &Caller) -> Result<Asked, ParseError> {
