@@ -329,6 +329,34 @@ mod tests {
     }
 
     #[test]
+    fn an_image_that_is_one_file_is_told_the_same() {
+        let Some(libc) = libc() else { return };
+        let (dir, root) = image();
+        let mut own = Cache::default();
+        own.put([Entry { name: "libown.so".into(), path: "/own".into(), flags: 3, hwcap: 0 }]);
+        fs::write(dir.path().join("etc/ld.so.cache"), own.to_bytes()).unwrap();
+        fs::copy(&libc, dir.path().join("usr/local/cuda-12/compat/libcuda.so.550.54")).unwrap();
+        symlink("cuda-12", dir.path().join("usr/local/cuda")).unwrap();
+        let copy = |tree: &Path| {
+            let mut copy = std::process::Command::new("cp");
+            copy.args(["-a", "-T"]).arg(dir.path()).arg(tree);
+            assert!(copy.status().unwrap().success());
+        };
+        let Some((_file, packed)) = crate::squashfs::tests::made(copy) else { return };
+        let packed = Squashfs::open(&packed).unwrap();
+        let (tree, packed) = (Tree::of([&root]), Tree::packed(&packed));
+        let [one, other] = [&tree, &packed].map(|tree| apply(&edits(&libc), tree));
+        assert_eq!(cache(&one).entries().len(), 2);
+        assert_eq!((one.files, one.links), (other.files, other.links));
+        let names = [&tree, &packed].map(|tree| tree.list(COMPAT_DIR));
+        assert_eq!(names[0], names[1]);
+        let path = Path::new(COMPAT_DIR).join("libcuda.so.550.54");
+        let name = |tree: &Tree<'_>| Library::read(tree.file(&path).unwrap()).unwrap().soname;
+        assert_eq!((name(&tree), name(&packed)), (Some("libc.so.6".into()), name(&tree)));
+        assert!(packed.file(Path::new("/etc/none")).is_none());
+    }
+
+    #[test]
     fn a_directory_of_libraries_gets_no_links() {
         let Some(libc) = libc() else { return };
         let (_dir, root) = image();
