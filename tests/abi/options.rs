@@ -21,6 +21,8 @@ fn the_options_are_those_that_people_know() {
             "no-container-entrypoint",
             "no-container-mount-home",
             "container-mount-home",
+            "container-gpu=auto|all|none|NAME",
+            "container-mpi=auto|off|NAME",
             "container-name=NAME",
             "container-batch=container|host",
             "container-refresh",
@@ -50,7 +52,7 @@ fn a_site_can_give_the_options_another_prefix() {
         Host::new(Slurm::New, &[&before[..], words].concat()).then("init_post_opt")
     };
     let words = ["builtin=a", "typed=ours-workdir=/w", "typed=no-ours-mount-home"];
-    let expected = r#"{"container":"a","asked":{"options":{"workdir":"/w","home":"left-out"}}}"#;
+    let expected = r#"{"container":"docker.io/library/a:latest","asked":{"options":{"workdir":"/w","home":"left-out"}}}"#;
     assert_eq!(request(client(&words)), expected);
     is_refused(
         client(&["builtin=a", "typed=ours-workdir=w"]),
@@ -93,7 +95,7 @@ fn options_are_carried() {
         "typed=container-name=lab",
         "typed=container-refresh",
     ];
-    let expected = r#"{"container":"a","asked":{"options":{"mounts":["/x:/y:ro","/z:/z"],"env":["A=1","B"],"workdir":"/w","entrypoint":"image","root":"ro","ids":"root","home":"left-out","name":"lab"},"tag":"fresh"}}"#;
+    let expected = r#"{"container":"docker.io/library/a:latest","asked":{"options":{"mounts":["/x:/y:ro","/z:/z"],"env":["A=1","B"],"workdir":"/w","entrypoint":"image","root":"ro","ids":"root","home":"left-out","name":"lab"},"tag":"fresh"}}"#;
     assert_eq!(request(Host::client(&all)), expected);
     // Said twice: a script's lines come before the command line.
     let twice = [
@@ -104,7 +106,7 @@ fn options_are_carried() {
         "typed=container-writable",
     ];
     let expected =
-        r#"{"container":"a","asked":{"options":{"mounts":["/y:/y","/x:/x"],"root":"rw"}}}"#;
+        r#"{"container":"docker.io/library/a:latest","asked":{"options":{"mounts":["/y:/y","/x:/x"],"root":"rw"}}}"#;
     assert_eq!(request(Host::client(&twice)), expected);
 }
 
@@ -118,11 +120,11 @@ fn a_variable_stands_for_an_option_that_is_not_given() {
             .env("SHIFTER_CONTAINER_WORKDIR", "")
     };
     let expected =
-        r#"{"container":"a","asked":{"options":{"mounts":["/x:/x"],"root":"ro","ids":"own"}}}"#;
+        r#"{"container":"docker.io/library/a:latest","asked":{"options":{"mounts":["/x:/x"],"root":"ro","ids":"own"}}}"#;
     assert_eq!(request(client(&["builtin=a"])), expected);
     let words = ["builtin=a", "typed=container-mounts=/y", "typed=container-writable"];
     let expected =
-        r#"{"container":"a","asked":{"options":{"mounts":["/y:/y"],"root":"rw","ids":"own"}}}"#;
+        r#"{"container":"docker.io/library/a:latest","asked":{"options":{"mounts":["/y:/y"],"root":"rw","ids":"own"}}}"#;
     assert_eq!(request(client(&words)), expected);
     // A default is no wish.
     assert_eq!(request(client(&[])), "none");
@@ -136,12 +138,12 @@ fn a_variable_stands_for_an_option_that_is_not_given() {
 
 #[test]
 fn a_variable_names_the_image_of_new_jobs() {
-    let a = r#"{"container":"a"}"#;
+    let a = r#"{"container":"docker.io/library/a:latest"}"#;
     let default = |host: Host| host.env("SHIFTER_CONTAINER", "a");
     assert_eq!(request(default(Host::client(&[]))), a);
     assert_eq!(request(default(Host::client(&["builtin=none"]))), "none");
-    assert_eq!(request(default(Host::client(&["builtin=b"]))), r#"{"container":"b"}"#);
-    assert_eq!(request(default(Host::client(&["typed=shifter=b"]))), r#"{"container":"b"}"#);
+    assert_eq!(request(default(Host::client(&["builtin=b"]))), r#"{"container":"docker.io/library/b:latest"}"#);
+    assert_eq!(request(default(Host::client(&["typed=shifter=b"]))), r#"{"container":"docker.io/library/b:latest"}"#);
     // A job without a container has said so; a new one from in it has not.
     let job = |host: Host, carrier: &str| {
         default(host).env("SLURM_JOB_ID", "7").env("SLURM_SPANK_SHIFTER_REQUEST", carrier)
@@ -158,7 +160,7 @@ fn a_variable_names_the_image_of_new_jobs() {
 
 #[test]
 fn another_option_names_the_image_where_salloc_has_none() {
-    let b = r#"{"container":"b"}"#;
+    let b = r#"{"container":"docker.io/library/b:latest"}"#;
     assert_eq!(request(Host::client(&["typed=shifter=b"])), b);
     assert_eq!(request(Host::client(&["builtin=b", "typed=shifter=b"])), b);
     assert_eq!(request(Host::client(&["typed=shifter=a", "typed=shifter=b"])), b);
@@ -175,7 +177,7 @@ fn another_option_names_the_image_where_salloc_has_none() {
 
 #[test]
 fn a_step_lays_its_options_over_its_jobs() {
-    let carrier = r#"{"container":"a","options":{"workdir":"/file"},"asked":{"options":{"mounts":["/x:/x"],"root":"ro","name":"lab"},"batch":"host","tag":"fresh"},"file":"/f.toml"}"#;
+    let carrier = r#"{"container":"docker.io/library/a:latest","options":{"workdir":"/file"},"asked":{"options":{"mounts":["/x:/x"],"root":"ro","name":"lab"},"batch":"host","tag":"fresh"},"file":"/f.toml"}"#;
     let step = |words: &[&str]| {
         Host::client(words)
             .env("SLURM_JOB_ID", "7")
@@ -189,14 +191,14 @@ fn a_step_lays_its_options_over_its_jobs() {
     let words = ["typed=container-mounts=/y", "typed=container-workdir=/w"];
     assert_eq!(request(step(&words)), over);
     // Another image: what its job's file said goes with the file, and a container is of one image.
-    let other = r#"{"container":"b","asked":{"options":{"mounts":["/x:/x"],"root":"ro"},"batch":"host","tag":"fresh"}}"#;
+    let other = r#"{"container":"docker.io/library/b:latest","asked":{"options":{"mounts":["/x:/x"],"root":"ro"},"batch":"host","tag":"fresh"}}"#;
     assert_eq!(request(step(&["builtin=b"])), other);
     assert_eq!(request(step(&["builtin=none", "typed=container-readonly"])), "none");
     // One in a job without a container begins anew.
     let host = Host::client(&["builtin=b"]).env("SLURM_JOB_ID", "7");
     let host =
         host.env("SLURM_SPANK_SHIFTER_REQUEST", "none").env("SHIFTER_CONTAINER_WORKDIR", "/w");
-    assert_eq!(request(host), r#"{"container":"b","asked":{"options":{"workdir":"/w"}}}"#);
+    assert_eq!(request(host), r#"{"container":"docker.io/library/b:latest","asked":{"options":{"workdir":"/w"}}}"#);
 }
 
 #[test]
@@ -260,13 +262,13 @@ fn the_site_says_where_scripts_run_if_the_job_does_not() {
     let file = dir.path().join("site.toml");
     let site = format!("plugstack=config={}", file.display());
     std::fs::write(&file, "container_batch = 'host'").expect("a file");
-    let host = r#"{"container":"a","asked":{"batch":"host"}}"#;
+    let host = r#"{"container":"docker.io/library/a:latest","asked":{"batch":"host"}}"#;
     let carried = |words: &[&str]| {
         let text = Host::submitter(&[&["builtin=a", &site], words].concat()).run();
         text.lines().last().expect("a request").replace("SLURM_SPANK_SHIFTER_REQUEST=", "")
     };
     assert_eq!(carried(&[]), host);
-    assert_eq!(carried(&["typed=container-batch=container"]), r#"{"container":"a"}"#);
+    assert_eq!(carried(&["typed=container-batch=container"]), r#"{"container":"docker.io/library/a:latest"}"#);
     std::fs::write(&file, "container_batc = 'host'").expect("a file");
     let why = format!(
         "read configuration {}, line 1: unknown field `container_batc`; did you mean container_batch?",

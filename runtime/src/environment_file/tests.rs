@@ -279,8 +279,8 @@ fn what_is_wrong_is_told_with_its_line() {
         ("image = ''", "neither it nor a base names an image"),
         ("image = 'a'\nmount = []", "DIR/env.toml:2: unknown key mount; did you mean mounts?"),
         (
-            "image = 'a'\n\nmpi = 1",
-            "DIR/env.toml:3: unknown key mpi; the keys are annotations, base,",
+            "image = 'a'\n\nmpx2 = 1",
+            "DIR/env.toml:3: unknown key mpx2; the keys are annotations, base,",
         ),
         ("image = ", "DIR/env.toml:1: "),
         ("image = 'a'\nimage = 'b'", "DIR/env.toml:2: duplicate key"),

@@ -473,6 +473,8 @@ mod tests {
         let all = TABLE.iter().fold(Asked::default(), |all, row| {
             let text = match row.option {
                 "container-name" => "n",
+                "container-gpu" => "all",
+                "container-mpi" => "off",
                 "container-batch" => "host",
                 _ => "/x",
             };
