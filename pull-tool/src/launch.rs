@@ -206,7 +206,7 @@ impl Setting {
         })?;
         step.set_image(&image.digest);
         if let Some(log) = log {
-            log.pulled(&image.digest);
+            log.pulled(image.manifest());
         }
         Ok(image)
     }

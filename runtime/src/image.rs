@@ -24,11 +24,20 @@ pub struct Image {
     pub hold: Hold,
 }
 
+impl Image {
+    /// The digest of its manifest, if it has one.
+    pub fn manifest(&self) -> Option<&Digest> {
+        (self.form != Form::InPlace).then_some(&self.digest)
+    }
+}
+
 /// How an image lies on this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// As a tree of files.
+    /// As a tree of files, expanded here.
     Tree,
+    /// As a directory of somebody's, which has no manifest.
+    InPlace,
     /// As one file, a squashfs, which is mounted by the container's first process.
     Squashfs,
 }

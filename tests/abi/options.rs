@@ -105,8 +105,7 @@ fn options_are_carried() {
         "typed=container-mounts=/y,/x",
         "typed=container-writable",
     ];
-    let expected =
-        r#"{"container":"docker.io/library/a:latest","asked":{"options":{"mounts":["/y:/y","/x:/x"],"root":"rw"}}}"#;
+    let expected = r#"{"container":"docker.io/library/a:latest","asked":{"options":{"mounts":["/y:/y","/x:/x"],"root":"rw"}}}"#;
     assert_eq!(request(Host::client(&twice)), expected);
 }
 
@@ -119,12 +118,10 @@ fn a_variable_stands_for_an_option_that_is_not_given() {
             .env("SHIFTER_CONTAINER_REMAP_ROOT", "false")
             .env("SHIFTER_CONTAINER_WORKDIR", "")
     };
-    let expected =
-        r#"{"container":"docker.io/library/a:latest","asked":{"options":{"mounts":["/x:/x"],"root":"ro","ids":"own"}}}"#;
+    let expected = r#"{"container":"docker.io/library/a:latest","asked":{"options":{"mounts":["/x:/x"],"root":"ro","ids":"own"}}}"#;
     assert_eq!(request(client(&["builtin=a"])), expected);
     let words = ["builtin=a", "typed=container-mounts=/y", "typed=container-writable"];
-    let expected =
-        r#"{"container":"docker.io/library/a:latest","asked":{"options":{"mounts":["/y:/y"],"root":"rw","ids":"own"}}}"#;
+    let expected = r#"{"container":"docker.io/library/a:latest","asked":{"options":{"mounts":["/y:/y"],"root":"rw","ids":"own"}}}"#;
     assert_eq!(request(client(&words)), expected);
     // A default is no wish.
     assert_eq!(request(client(&[])), "none");
@@ -142,8 +139,14 @@ fn a_variable_names_the_image_of_new_jobs() {
     let default = |host: Host| host.env("SHIFTER_CONTAINER", "a");
     assert_eq!(request(default(Host::client(&[]))), a);
     assert_eq!(request(default(Host::client(&["builtin=none"]))), "none");
-    assert_eq!(request(default(Host::client(&["builtin=b"]))), r#"{"container":"docker.io/library/b:latest"}"#);
-    assert_eq!(request(default(Host::client(&["typed=shifter=b"]))), r#"{"container":"docker.io/library/b:latest"}"#);
+    assert_eq!(
+        request(default(Host::client(&["builtin=b"]))),
+        r#"{"container":"docker.io/library/b:latest"}"#
+    );
+    assert_eq!(
+        request(default(Host::client(&["typed=shifter=b"]))),
+        r#"{"container":"docker.io/library/b:latest"}"#
+    );
     // A job without a container has said so; a new one from in it has not.
     let job = |host: Host, carrier: &str| {
         default(host).env("SLURM_JOB_ID", "7").env("SLURM_SPANK_SHIFTER_REQUEST", carrier)
@@ -198,7 +201,10 @@ fn a_step_lays_its_options_over_its_jobs() {
     let host = Host::client(&["builtin=b"]).env("SLURM_JOB_ID", "7");
     let host =
         host.env("SLURM_SPANK_SHIFTER_REQUEST", "none").env("SHIFTER_CONTAINER_WORKDIR", "/w");
-    assert_eq!(request(host), r#"{"container":"docker.io/library/b:latest","asked":{"options":{"workdir":"/w"}}}"#);
+    assert_eq!(
+        request(host),
+        r#"{"container":"docker.io/library/b:latest","asked":{"options":{"workdir":"/w"}}}"#
+    );
 }
 
 #[test]
@@ -268,7 +274,10 @@ fn the_site_says_where_scripts_run_if_the_job_does_not() {
         text.lines().last().expect("a request").replace("SLURM_SPANK_SHIFTER_REQUEST=", "")
     };
     assert_eq!(carried(&[]), host);
-    assert_eq!(carried(&["typed=container-batch=container"]), r#"{"container":"docker.io/library/a:latest"}"#);
+    assert_eq!(
+        carried(&["typed=container-batch=container"]),
+        r#"{"container":"docker.io/library/a:latest"}"#
+    );
     std::fs::write(&file, "container_batc = 'host'").expect("a file");
     let why = format!(
         "read configuration {}, line 1: unknown field `container_batc`; did you mean container_batch?",

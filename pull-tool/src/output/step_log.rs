@@ -67,8 +67,8 @@ impl StepLog {
     }
 
     /// The image is on this node.
-    pub(crate) fn pulled(&mut self, digest: &Digest) {
-        self.set("digest", json!(digest.as_str()));
+    pub(crate) fn pulled(&mut self, digest: Option<&Digest>) {
+        self.set("digest", json!(digest.map(Digest::as_str)));
         self.set("cached", json!(self.is_cached));
         self.set("bytes", json!(self.bytes));
         self.set("fetched", json!(self.fetched));

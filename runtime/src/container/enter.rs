@@ -54,7 +54,7 @@ pub(super) fn build(plan: &Plan) -> Result<(), Error> {
 
     // 0. What serves the image, if that is one file: it stays outside.
     let server = match plan.form {
-        Form::Tree => None,
+        Form::Tree | Form::InPlace => None,
         Form::Squashfs => Some(Server::start(plan)?),
     };
     // 1. Namespaces. In the new user namespace the process may do anything to what is its own.

@@ -237,7 +237,7 @@ impl Facts {
             Ok(mpi::find(wanted, &config.mpi, tree)?)
         };
         let facts = match image.form {
-            Form::Tree => Facts::of_tree(image, host, upper, &mut injection, mpi)?,
+            Form::Tree | Form::InPlace => Facts::of_tree(image, host, upper, &mut injection, mpi)?,
             Form::Squashfs => Facts::of_squashfs(&image.rootfs, host, &mut injection, mpi)?,
         };
         let asked = options.devices.iter().filter_map(|device| match device {
@@ -357,10 +357,10 @@ fn compose(
         &own.env,
         if script { environment::Request::Keep } else { environment::Request::Remove },
         |path| is_same_inside(&binds, path),
-        injected.chain(home.iter().map(|home| ("HOME".into(), home.into()))).chain([
-            (IMAGE_VAR.into(), image.source.to_string().into()),
-            (DIGEST_VAR.into(), image.digest.to_string().into()),
-        ]),
+        injected
+            .chain(home.iter().map(|home| ("HOME".into(), home.into())))
+            .chain([(IMAGE_VAR.into(), image.source.to_string().into())])
+            .chain(image.manifest().map(|digest| (DIGEST_VAR.into(), digest.to_string().into()))),
     );
     put_first(&mut env, "LD_LIBRARY_PATH", &facts.applied.library_path);
     let is_root = run.options.ids == Some(Ids::Root);

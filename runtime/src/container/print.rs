@@ -4,7 +4,6 @@ use std::fmt;
 
 use super::{Mount, Plain, Plan, Presence, Workdir};
 use crate::{
-    Source,
     image::Form,
     kept,
     options::{Access, Exec, Ids, Tmpfs},
@@ -13,12 +12,9 @@ use crate::{
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.image {
-            // A directory that is run where it is has no manifest.
-            Source::OnDisk(_) if !self.rootfs.starts_with(&self.node_dir) => {
-                writeln!(f, "image    {}", Plain(self.image.to_string()))?;
-            }
-            image => writeln!(f, "image    {} ({})", Plain(image.to_string()), self.digest)?,
+        match self.form {
+            Form::InPlace => writeln!(f, "image    {}", Plain(self.image.to_string()))?,
+            _ => writeln!(f, "image    {} ({})", Plain(self.image.to_string()), self.digest)?,
         }
         match self.options.ids {
             Some(Ids::Root) => {

@@ -90,7 +90,7 @@ fn in_place(source: Source, input: &Input, node: &Node) -> Result<Image, Error> 
     let metadata = fs::metadata(&rootfs).map_err(failed("open", &input.path))?;
     let identity = format!("directory {} {}", metadata.dev(), metadata.ino());
     let (digest, config) = (Digest::of(identity.as_bytes()), ImageConfig::default());
-    Ok(Image { source, digest, config, rootfs, form: Form::Tree, hold: Hold::default() })
+    Ok(Image { source, digest, config, rootfs, form: Form::InPlace, hold: Hold::default() })
 }
 
 /// Reads the image's documents, and its layers if they are not here.

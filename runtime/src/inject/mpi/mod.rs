@@ -13,7 +13,7 @@
 //!
 //! - Which it is, is told by names that libraries go by (Debian's MPICH is `libmpich.so.12`); whether
 //!   it fits, by the functions that they have. Numbers of files mean nothing across vendors.
-//! - Whatever way a program finds its MPI, it finds a [`shim`] there, which leads to the host's.
+//! - Whatever way a program finds its MPI, it finds a [shim](mod@shim) there, which leads to the host's.
 //! - What the host's MPI asks for comes with it, before the image's of that name: its fabric is the
 //!   reason for all this. Only of what lies among the host's system libraries, and has all in the
 //!   image that it has on the host, the image's is taken, as it is newer: libstdc++, zlib.
