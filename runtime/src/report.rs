@@ -291,6 +291,7 @@ impl From<&crate::inject::mpi::Error> for Report {
     fn from(error: &crate::inject::mpi::Error) -> Report {
         use crate::inject::mpi::Error;
         let remedy = match error {
+            Error::UnknownStack { known, .. } if known.is_empty() => "leave it out",
             Error::UnknownStack { .. } => "name one of these, or leave it out",
             Error::NoLibrary { .. } | Error::MissingLibrary { .. } | Error::NoFamily { .. } => {
                 "an administrator has to correct that [[mpi.stack]]; --mpi=off uses the image's own"

@@ -1,7 +1,7 @@
 //! All that a library of the host's asks for, found as the host's linker finds it (ld.so(8)).
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     fs,
     path::{Path, PathBuf},
@@ -61,13 +61,23 @@ impl Linker {
     /// These libraries and all that they ask for, each before those that ask for it, without the C
     /// library's.
     pub(super) fn closure(&self, stack: &str, roots: &[PathBuf]) -> Result<Vec<Dependency>, Error> {
-        let mut walk = Walk { linker: self, stack, seen: BTreeSet::new(), found: Vec::new() };
+        // Of what several of these are linked with, they are themselves what is meant.
+        let mut named = BTreeMap::new();
+        let mut names = Vec::new();
         for path in roots {
             let library = Library::open(path);
             let library = library.ok_or_else(|| Error::NoLibrary { path: path.clone() })?;
             let name = library.soname.clone().unwrap_or_else(|| file_name(path));
-            if walk.seen.insert(name.clone()) {
-                walk.add(Dependency { name, path: path.clone(), library }, &mut Vec::new())?;
+            names.push(name.clone());
+            named.entry(name).or_insert((path.clone(), library));
+        }
+        let mut walk =
+            Walk { linker: self, stack, named, seen: BTreeSet::new(), found: Vec::new() };
+        for name in names {
+            if walk.seen.insert(name.clone())
+                && let Some((path, library)) = walk.named.get(&name).cloned()
+            {
+                walk.add(Dependency { name, path, library }, &mut Vec::new())?;
             }
         }
         Ok(walk.found)
@@ -122,6 +132,8 @@ fn file_name(path: &Path) -> String {
 struct Walk<'a> {
     linker: &'a Linker,
     stack: &'a str,
+    /// Libraries of the stack, by name.
+    named: BTreeMap<String, (PathBuf, Library)>,
     seen: BTreeSet<String>,
     found: Vec<Dependency>,
 }
@@ -137,7 +149,8 @@ impl Walk<'_> {
             if is_glibc(name) || above.len() > MAX_DEPTH || !self.seen.insert(name.clone()) {
                 continue;
             }
-            let found = self.linker.find(name, above, dependency.library.flags);
+            let found = self.named.get(name).cloned();
+            let found = found.or_else(|| self.linker.find(name, above, dependency.library.flags));
             let (path, library) = found.ok_or_else(|| Error::MissingLibrary {
                 stack: self.stack.to_owned(),
                 name: name.clone(),
@@ -166,6 +179,20 @@ mod tests {
         }
         assert!(closure.iter().any(|found| found.name.starts_with("libgcc_s")), "{closure:?}");
         assert!(!closure.iter().any(|found| is_glibc(&found.name)));
+    }
+
+    #[test]
+    fn a_library_that_is_named_is_the_one_that_is_used() {
+        let linker = Linker::of_host();
+        let own = Library::open(Path::new("/proc/self/exe")).unwrap();
+        let find = |name: &str| linker.cache.find(OsStr::new(name), own.flags);
+        let Some((cpp, gcc)) = find("libstdc++.so.6").zip(find("libgcc_s.so.1")) else { return };
+        let dir = tempfile::tempdir().unwrap();
+        let other = dir.path().join("libgcc_s.so.1");
+        fs::copy(gcc, &other).unwrap();
+        let closure = linker.closure("x", &[cpp.to_owned(), other.clone()]).unwrap();
+        let paths: Vec<&Path> = closure.iter().map(|found| found.path.as_path()).collect();
+        assert_eq!(paths, [&*other, cpp], "not in the order in which they are needed");
     }
 
     #[test]
