@@ -599,5 +599,9 @@ fn an_image_that_is_one_file_is_served_as_long_as_the_step() {
     assert_eq!(site.cluster.wait_job(job).exit_code, "7:0");
     assert!(said().ends_with("\nown\n"), "{}", said());
     eventually(Duration::from_secs(10), "its end", || (served() == 0).then_some(()));
+    // An option of srun's that a mounted one cannot do: then it is expanded.
+    site.sandbox.write(site.sandbox.config(), format!("node_dir = {node_dir:?}\n"));
+    let root = site.srun(&[&option, "--container-remap-root", "id", "-u"]);
+    assert_eq!(root.success(), "0\n");
     site.assert_unharmed();
 }

@@ -167,11 +167,11 @@ impl Setting {
             None => Config::load(),
         };
         let mut config = config.map_err(|e| Report::from(&e))?;
-        config.squashfs.run = fuse::choose(config.squashfs.run, &request.options);
         let host = Host::probe().map_err(|e| Report::system("look up the calling user", &e))?;
         let node = Node::open(&config.node_dir).map_err(|e| Report::from(&e))?;
         let job = Job::of_this_task(|name| env::var(name).ok());
         let mut options = request.all_options();
+        config.squashfs.run = fuse::choose(config.squashfs.run, &options);
         options.name = options.name.map(|name| job.map_or(name.clone(), |job| name.of_job(job)));
         if env::var_os("SLURM_STEP_ID").is_some_and(|id| id == INTERACTIVE_STEP) {
             options.env.push(EnvSpec::Inherit { name: REQUEST_VAR.to_owned() });
