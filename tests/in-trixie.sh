@@ -21,6 +21,9 @@ make_root() {
     # However it ends, nothing stays mounted.
     unshare --mount debootstrap --variant=minbase --include="$packages" "$release" "$root.new" \
         ${mirror:+"$mirror"} >"$root.log" 2>&1 || { tail -n 20 "$root.log" >&2; exit 1; }
+    # debootstrap cannot find the order in which what it needs is configured.
+    chroot "$root.new" apt-get install -y --no-install-recommends skopeo >>"$root.log" 2>&1 \
+        </dev/null || { tail -n 20 "$root.log" >&2; exit 1; }
     rm -f "$root.new"/var/cache/apt/archives/*.deb
     echo "$packages" >"$root.new/packages"
     mv "$root.new" "$root"
