@@ -38,10 +38,10 @@ use crate::{
 /// ```
 /// use std::path::Path;
 /// use runtime::Source;
-/// let typed = |text| Source::typed(text, Some(Path::new("/work")), None).unwrap().to_string();
+/// let typed = |text| Source::typed(text, Some(Path::new("/data")), None).unwrap().to_string();
 /// assert_eq!(typed("ubuntu"), "docker.io/library/ubuntu:latest");
-/// assert_eq!(typed("./x.sqsh"), "/work/x.sqsh");
-/// assert_eq!(typed("oci:layout:1.0"), "oci:/work/layout:1.0");
+/// assert_eq!(typed("./x.sqsh"), "/data/x.sqsh");
+/// assert_eq!(typed("oci:layout:1.0"), "oci:/data/layout:1.0");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -321,7 +321,7 @@ mod tests {
     use super::*;
 
     fn typed(text: &str) -> Result<String, ParseError> {
-        let (cwd, home) = (Path::new("/work/dir"), Path::new("/home/ada"));
+        let (cwd, home) = (Path::new("/data/dir"), Path::new("/home/ada"));
         Source::typed(text, Some(cwd), Some(home)).map(|source| source.to_string())
     }
 
@@ -332,18 +332,18 @@ mod tests {
             ("docker://oci:1", "docker.io/library/oci:1"),
             ("a.b:5000/x.sqsh", "a.b:5000/x.sqsh:latest"),
             ("team/rootfs", "docker.io/team/rootfs:latest"),
-            ("./x.sqsh", "/work/dir/x.sqsh"),
-            ("x.sqsh", "/work/dir/x.sqsh"),
-            ("team/X.tar.gz", "/work/dir/team/X.tar.gz"),
-            ("rootfs/", "/work/dir/rootfs"),
-            (".", "/work/dir"),
-            ("..", "/work"),
-            ("../x.tar:a:1", "/work/x.tar:a:1"),
+            ("./x.sqsh", "/data/dir/x.sqsh"),
+            ("x.sqsh", "/data/dir/x.sqsh"),
+            ("team/X.tar.gz", "/data/dir/team/X.tar.gz"),
+            ("rootfs/", "/data/dir/rootfs"),
+            (".", "/data/dir"),
+            ("..", "/data"),
+            ("../x.tar:a:1", "/data/x.tar:a:1"),
             ("~/x.sqfs", "/home/ada/x.sqfs"),
             ("~", "/home/ada"),
             ("/a//b/./c/", "/a/b/c"),
-            ("oci:layout", "oci:/work/dir/layout"),
-            ("oci:../layout:team/app:1", "oci:/work/layout:team/app:1"),
+            ("oci:layout", "oci:/data/dir/layout"),
+            ("oci:../layout:team/app:1", "oci:/data/layout:team/app:1"),
             ("oci-archive:~/x.tar", "oci-archive:/home/ada/x.tar"),
             ("docker-archive:/x.tar:app:1", "docker-archive:/x.tar:app:1"),
             ("docker-archive:///x.tar", "docker-archive:/x.tar"),
