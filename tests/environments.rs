@@ -58,12 +58,12 @@ fn a_command_runs_in_what_a_file_says() {
         "run",
         &[
             (
-                "work/env.toml",
+                "job/env.toml",
                 "base = '../base.toml'\nmounts = ['./data:/data:ro', '$SCRATCH:/scratch']\n\
                  workdir = '/data'",
             ),
             ("base.toml", "image = 'IMAGE'\nmounts = ['~:/own']\nworkdir = '/'"),
-            ("work/data/file", "of the host's\n"),
+            ("job/data/file", "of the host's\n"),
             ("scratch/keep", ""),
         ],
     );
@@ -73,7 +73,7 @@ fn a_command_runs_in_what_a_file_says() {
         shifter.env("SCRATCH", &scratch);
         run(shifter)
     };
-    let work = dir.join("work");
+    let work = dir.join("job");
     assert_eq!(from(&work, "./env.toml", &["cat", "file"]).success(), "of the host's\n");
     assert_eq!(from(&work, "env.toml", &["pwd"]).success(), "/data\n");
     let script = "cat /etc/os-release; echo x > /scratch/new; ls -d /own/. && ! touch /data/new";
@@ -81,7 +81,7 @@ fn a_command_runs_in_what_a_file_says() {
     let said = from(Path::new("/"), &absolute, &["sh", "-c", script]).success();
     assert_eq!(said, format!("{}/own/.\n", image::OS_RELEASE));
     assert_eq!(fs::read_to_string(scratch.join("new")).ok().as_deref(), Some("x\n"));
-    let plan = from(&work, "../work/env.toml", &["true"]);
+    let plan = from(&work, "../job/env.toml", &["true"]);
     plan.success();
     let plan = run({
         let mut shifter = SITE.command(&work, &["run", "--dry-run", "env.toml", "true"]);
