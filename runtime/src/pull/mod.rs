@@ -11,6 +11,7 @@
 
 mod chunks;
 mod documents;
+mod error;
 mod event;
 #[cfg(all(feature = "isal", target_arch = "x86_64"))]
 mod gzip;
@@ -31,24 +32,27 @@ use std::{
     time::Duration,
 };
 
-pub use self::event::{Event, Flight, Layer, Span, Summary};
 pub(crate) use self::{
     documents::Documents,
+    error::no_space,
     layers::limits,
     local::{Extent, Local, bring, ensure_local, here},
     stream::decoder,
 };
-use self::{documents::found_in, event::Troubles};
+use self::{documents::found_in, error::no_files, event::Troubles};
+pub use self::{
+    error::Error,
+    event::{Event, Flight, Layer, Span, Summary},
+};
 use crate::{
     config::{Config, SquashfsRun},
     digest::Digest,
     image::{Form, Hold, Image},
-    layer,
-    oci::{self, Descriptor, Platform},
+    oci::{Descriptor, Platform},
     options::Tag,
     reference::Reference,
     registry,
-    store::{self, Lease, Limit, Node, Room, Store},
+    store::{self, Lease, Node, Store},
     sys::interrupt::Caught,
 };
 
@@ -66,159 +70,6 @@ pub enum To {
     Node,
     /// Both, in one pass.
     Both,
-}
-
-/// Why there is no image.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The registry.
-    #[error(transparent)]
-    Registry(#[from] registry::Error),
-    /// The manifest or the configuration.
-    #[error(transparent)]
-    Document(#[from] oci::Error),
-    /// The disk with the store.
-    #[error(transparent)]
-    Store(#[from] store::Error),
-    /// The node directory.
-    #[error(transparent)]
-    Node(store::Error),
-    /// A document of another length than its descriptor says.
-    #[error("manifest {digest}: expected {expected} bytes, got {got}")]
-    DocumentSize {
-        /// Which.
-        digest: Digest,
-        /// Bytes by the descriptor.
-        expected: u64,
-        /// Bytes that came.
-        got: u64,
-    },
-    /// A layer that is no valid archive, or not a harmless one.
-    #[error("layer {digest}")]
-    Layer {
-        /// Which.
-        digest: Digest,
-        /// What is wrong with it.
-        source: layer::Error,
-    },
-    /// A layer that does not decompress.
-    #[error("decompress layer {digest}")]
-    Inflate {
-        /// Which.
-        digest: Digest,
-        /// The decompressor's account.
-        source: std::io::Error,
-    },
-    /// A layer in the store is not what its name says.
-    #[error("stored layer {}: damaged: its content has digest {got}", path.display())]
-    StoredBlob {
-        /// Where it lies; its name is the digest that it should have.
-        path: PathBuf,
-        /// The digest of what is there.
-        got: Digest,
-    },
-    /// A layer in a file is not what its name says.
-    #[error("layer {digest} in {}: damaged: its content has digest {got}", path.display())]
-    Content {
-        /// Which.
-        digest: Digest,
-        /// The file that it was read from.
-        path: PathBuf,
-        /// The digest of what is there.
-        got: Digest,
-    },
-    /// There is no registry that could have what the file lacks.
-    #[error("the image is not complete")]
-    Nowhere,
-    /// A layer whose content is not what the configuration says.
-    #[error("layer {digest}: uncompressed content: expected {expected}, got {got}")]
-    DiffId {
-        /// Which, by its compressed digest.
-        digest: Digest,
-        /// The configuration's diff_id.
-        expected: Digest,
-        /// The digest of what came.
-        got: Digest,
-    },
-    /// Space ran out, or would.
-    #[error("{} is full: the image needs more than {}, {} are free", path.display(), bytes(*.needed), bytes(*.free))]
-    NoSpace {
-        /// The directory.
-        path: PathBuf,
-        /// The variable that names another one.
-        setting: &'static str,
-        /// Bytes that the image takes at least.
-        needed: u64,
-        /// Bytes that were free before.
-        free: u64,
-    },
-    /// The memory in which images are expanded runs out, or would.
-    #[error("{whose} has {} of memory, {} were free: the image needs more than {}", bytes(*.limit), bytes(*.free), bytes(*.needed))]
-    NoMemory {
-        /// The job or the node.
-        whose: &'static str,
-        /// Bytes of memory in all.
-        limit: u64,
-        /// Bytes that the image takes at least.
-        needed: u64,
-        /// Bytes that were free before.
-        free: u64,
-    },
-    /// There is space, and a limit to the number of files is reached.
-    #[error("{} is full: it takes no more files", path.display())]
-    NoFiles {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// Memory is about to run out. How much it would have taken is said by what this becomes.
-    #[error("out of memory")]
-    Full,
-    /// Others remove as fast as it comes.
-    #[error("image {digest}: it is removed while it is pulled")]
-    Removed {
-        /// Which.
-        digest: Digest,
-    },
-    /// Another program that is needed and not there.
-    #[error("write squashfs: {program}: not found")]
-    NoProgram {
-        /// Its name.
-        program: &'static str,
-        /// Debian's package of it.
-        package: &'static str,
-    },
-    /// Another program that failed.
-    #[error("write squashfs: {program}: {said}")]
-    Program {
-        /// Its name.
-        program: &'static str,
-        /// The first line that it said.
-        said: String,
-    },
-    /// The program is not to write anywhere else, and cannot be kept from it.
-    #[error("write squashfs: users can make no user namespaces on this host")]
-    NoNamespace,
-    /// Another program that could not be run.
-    #[error("write squashfs")]
-    Squash {
-        /// The system's answer.
-        source: std::io::Error,
-    },
-    /// The image's single file is to be mounted, and what is written to it could not be copied.
-    #[error("mount {}: it belongs to another user or group", path.display())]
-    Foreign {
-        /// Where it lies.
-        path: PathBuf,
-    },
-    /// SIGINT, SIGTERM or SIGHUP.
-    #[error("interrupted by signal {0}")]
-    Interrupted(i32),
-    /// Given up because another layer failed, which is the error that is reported.
-    #[error("cancelled")]
-    Cancelled,
-    /// The executor could not be started.
-    #[error("start network threads")]
-    Threads(#[source] std::io::Error),
 }
 
 /// The content of a gzip layer, for tests/fuzz.
@@ -739,53 +590,6 @@ impl<'a> Pull<'a> {
         }
         if let Some(store) = &self.store {
             store.touch(&documents.digest);
-        }
-    }
-}
-
-/// A file system that is full may have room, and only take no more files.
-fn no_files(error: Error, node: &Node) -> Error {
-    match error.is_no_space_in(node) && node.is_out_of_files() {
-        true => Error::NoFiles { path: node.path().to_owned() },
-        false => error,
-    }
-}
-
-/// Words that there is not enough room.
-pub(crate) fn no_space(path: &Path, setting: &'static str, needed: u64, room: Room) -> Error {
-    let (path, free) = (path.to_owned(), room.free);
-    match room.limit {
-        Limit::FileSystem => Error::NoSpace { path, setting, needed, free },
-        Limit::Job(limit) => Error::NoMemory { whose: "the job", limit, needed, free },
-        Limit::Node(limit) => Error::NoMemory { whose: "this node", limit, needed, free },
-    }
-}
-
-impl Error {
-    /// Whether other bytes came than the digest promised: another try may bring the right ones.
-    fn is_other_content(&self) -> bool {
-        matches!(self, Error::Registry(error) if matches!(error.root(), registry::Error::Digest { .. }))
-    }
-
-    /// Whether the next pull may succeed with what has come so far. Space that ran out is needed
-    /// for something else.
-    fn may_pass(&self) -> bool {
-        match self {
-            Error::Registry(error) => !error.is_other_content(),
-            Error::Interrupted(_) | Error::Cancelled => true,
-            _ => false,
-        }
-    }
-
-    /// Whether the space of the node directory ran out.
-    fn is_no_space_in(&self, node: &Node) -> bool {
-        match self {
-            Error::Layer { source, .. } => source.is_no_space(),
-            Error::Full => true,
-            Error::Store(error) | Error::Node(error) => {
-                error.is_no_space() && error.path.starts_with(node.path())
-            }
-            _ => false,
         }
     }
 }
