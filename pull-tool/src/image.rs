@@ -5,7 +5,7 @@ use std::env;
 use runtime::{
     Config, Digest, Image, Reference, Source, import,
     options::Tag,
-    pull::{self, Event},
+    pull::{self, Event, Fleet},
     report::Report,
 };
 
@@ -40,11 +40,12 @@ pub(crate) fn name_of(text: &str) -> String {
 
 /// Makes sure that an image is on this node, and returns it. `known` is the digest that it was found
 /// to have before, if it shall be the same one; `tag` says whether a tag has to be asked for again.
-/// `hear` is told all that happens.
+/// `hear` is told all that happens. The other nodes of `fleet` want it too.
 pub(crate) fn ensure(
     source: &Source,
     known: Option<Digest>,
     tag: Option<Tag>,
+    fleet: Option<&Fleet>,
     config: &Config,
     style: Style,
     hear: &mut dyn FnMut(&Event<'_>),
@@ -56,15 +57,12 @@ pub(crate) fn ensure(
                 None => reference.clone(),
             };
             let mut progress = Progress::new(source, style);
-            let ensure = match tag {
-                Some(Tag::Fresh) => pull::ensure_fresh,
-                _ => pull::ensure,
-            };
             let mut tell = |event: Event<'_>| {
                 hear(&event);
                 progress.tell(event);
             };
-            let image = ensure(&pinned, config, &mut tell)
+            let tag = tag.unwrap_or(Tag::Stored);
+            let image = pull::ensure_in(fleet, &pinned, tag, config, &mut tell)
                 .map_err(|e| Report::from(&e).during(format_args!("pull {reference}")))?;
             // Messages name it as the user did.
             Ok(Image { source: source.clone(), ..image })

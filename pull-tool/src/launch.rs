@@ -24,7 +24,7 @@ use runtime::{
     host::Host,
     jobs,
     options::{EnvSpec, Job},
-    pull::Event,
+    pull::{Event, Fleet},
     report::{EXIT_RUNTIME, Report, printable},
     request::{self, ARGV0_VAR, REQUEST_VAR, Request},
     source::Error as Missing,
@@ -193,10 +193,13 @@ impl Setting {
         let Setting { request, options, config, .. } = self;
         let source = &request.container;
         let known = step.image().or_else(|| environment::known(source, options, config));
+        let known = known.or_else(|| request.digest.clone());
         let _all_cores = Affinity::widen();
         let style = Style::Lines(Some(node.to_owned()));
         let mut hear = |event: &Event<'_>| log.iter_mut().for_each(|log| log.hear(event));
-        let image = image::ensure(source, known, request.asked.tag, config, style, &mut hear);
+        let fleet = Fleet::of_this_task(|name| env::var(name).ok());
+        let (fleet, tag) = (fleet.as_ref(), request.asked.tag);
+        let image = image::ensure(source, known, tag, fleet, config, style, &mut hear);
         let image = image.map_err(|report| match source {
             // It was there where the job was submitted.
             Source::OnDisk(place) if matches!(place.check(), Err(Missing::Open { .. })) => {

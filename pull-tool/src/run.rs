@@ -86,7 +86,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
     config.squashfs.run = fuse::choose(config.squashfs.run, &options);
     let known = environment::known(&source, &options, &config);
     let style = Style::for_people();
-    let image = image::ensure(&source, known, None, &config, style, &mut |_| {});
+    let image = image::ensure(&source, known, None, None, &config, style, &mut |_| {});
     let image = image.map_err(|report| match environment {
         Some(environment) if matches!(source, Source::OnDisk(_)) => {
             report.during(&environment.image.origin)

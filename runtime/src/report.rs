@@ -440,9 +440,13 @@ impl From<&crate::pull::Error> for Report {
                 Report::line(&chain(error), "", 128u8.wrapping_add(*signal as u8))
             }
             Error::Content { .. } => Report::runtime(error, "make the archive again"),
+            Error::Elsewhere(failure) => {
+                Report { line: printable(&failure.line), exit: failure.exit }
+            }
             Error::Document(_)
             | Error::Layer { .. }
             | Error::Nowhere
+            | Error::Orphaned
             | Error::Cancelled
             | Error::Program { .. }
             | Error::Squash { .. }

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    digest::Digest,
     options::{Asked, Options},
     source::Source,
 };
@@ -37,6 +38,9 @@ pub const ARGV0_VAR: &str = "SHIFTER_TASK_ARGV0";
 pub struct Request {
     /// The image that was named, or that the environment file names.
     pub container: Source,
+    /// What its name stood for when the job was submitted, if that was found out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
     /// What the environment file asks for beyond it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub options: Options,
@@ -69,6 +73,7 @@ impl Request {
     pub fn of_image(image: Source) -> Request {
         Request {
             container: image,
+            digest: None,
             options: Options::default(),
             asked: Asked::default(),
             file: None,

@@ -106,6 +106,8 @@ pub(crate) struct Progress {
     reminded: Instant,
     rate: Option<f64>,
     total: u64,
+    /// The node that is waited for.
+    leader: Option<String>,
     summary: Option<Summary>,
 }
 
@@ -123,6 +125,7 @@ impl Progress {
             reminded: now,
             rate: None,
             total: 0,
+            leader: None,
             summary: None,
         }
     }
@@ -183,6 +186,9 @@ impl Progress {
             }
             Event::Squashing { bytes } => json!({"event": "squashing", "bytes": bytes}),
             Event::Waiting => json!({"event": "waiting"}),
+            Event::Following { node, bytes, total } => {
+                json!({"event": "following", "node": node, "bytes": bytes, "total": total})
+            }
             Event::Begin { digest, layers, bytes } => json!({
                 "event": "begin",
                 "image": self.image,
@@ -215,6 +221,17 @@ impl Progress {
                 let text = format!("waiting for another process that is {going_on}");
                 self.say(&format!("{text} {}", self.image));
             }
+            Event::Following { node, bytes: done, total } => {
+                let node = printable(node);
+                let is_new = self.leader.as_ref() != Some(&node);
+                self.leader = Some(node);
+                if is_new || self.reminded.elapsed() >= REMINDER {
+                    self.reminded = Instant::now();
+                    self.say(&self.following(*done, *total));
+                }
+            }
+            // Said already; the leader says the rest.
+            Event::Begin { .. } | Event::End(_) if self.leader.is_some() => {}
             Event::Begin { layers, bytes: total, .. } => {
                 let plural = if *layers == 1 { "" } else { "s" };
                 let what = format!("{layers} layer{plural}, {}", bytes(*total));
@@ -230,6 +247,9 @@ impl Progress {
                     self.draw(&bars::lines(layers, total, width.into(), height.into()));
                 } else if self.reminded.elapsed() >= REMINDER {
                     self.reminded = Instant::now();
+                    if self.leader.is_some() {
+                        return self.say(&self.following(*done, self.total));
+                    }
                     let how_far = format!("{} of {}", bytes(*done), bytes(self.total));
                     let rate = bytes(rate as u64);
                     self.say(&format!("{going_on} {}: {how_far}, {rate}/s", self.image));
@@ -243,6 +263,16 @@ impl Progress {
                 self.say(&format!("{done} {}: {account}; sha256:{digest}", self.image));
             }
         }
+    }
+
+    /// `waiting for n1: pulling alpine:3, 1.2 MB of 3.4 MB`
+    fn following(&self, done: u64, total: u64) -> String {
+        let (leader, image) = (self.leader.as_deref().unwrap_or_default(), &self.image);
+        let how_far = match total {
+            0 => String::new(),
+            total => format!(", {} of {}", bytes(done), bytes(total)),
+        };
+        format!("waiting for {leader}: pulling {image}{how_far}")
     }
 
     /// Says how far something is that has no end yet: one line that changes, or one now and then.

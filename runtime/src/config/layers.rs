@@ -46,6 +46,8 @@ const KEYS: &[(&str, Kind)] = &[
     ("max_expansion", Kind::Number),
     ("mounts", Kind::List),
     ("env_path", Kind::Path),
+    ("fan_out", Kind::Choice(&["auto", "store", "broadcast", "none"])),
+    ("resolve_on_submit", Kind::Bool),
     ("container_batch", Kind::Choice(&["container", "host"])),
     ("step_log", Kind::Text),
     ("gpu.mode", Kind::Text),

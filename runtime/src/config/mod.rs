@@ -54,6 +54,10 @@ pub struct Config {
     pub gpu: Gpu,
     /// Images as single files.
     pub squashfs: Squashfs,
+    /// How the nodes of a job share one pull.
+    pub fan_out: FanOut,
+    /// Whether a tag is resolved where the job is submitted.
+    pub resolve_on_submit: bool,
     /// Where a job's script runs, if the job does not say.
     pub container_batch: Batch,
     /// The socket that a line about each step goes to.
@@ -91,6 +95,21 @@ pub enum SquashfsRun {
     Mount,
     /// Expanded into memory, as if it had none.
     Expand,
+}
+
+/// How an image comes to the nodes of a job.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FanOut {
+    /// Through the store if that lies on a network file system, else by broadcast.
+    #[default]
+    Auto,
+    /// Through the user's store, which all nodes see.
+    Store,
+    /// By Slurm's broadcast.
+    Broadcast,
+    /// Each node pulls for itself.
+    None,
 }
 
 /// How long a registry is waited for; times in seconds.
@@ -250,6 +269,10 @@ struct File {
     mounts: Vec<String>,
     #[serde(default)]
     env_path: Vec<PathBuf>,
+    #[serde(default)]
+    fan_out: FanOut,
+    #[serde(default = "yes")]
+    resolve_on_submit: bool,
     #[serde(default = "container_batch")]
     container_batch: Batch,
     step_log: Option<PathBuf>,
@@ -270,6 +293,10 @@ struct File {
 
 fn max_expansion() -> u64 {
     200
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn container_batch() -> Batch {
@@ -425,6 +452,8 @@ impl Config {
             env_path,
             gpu,
             squashfs: file.squashfs,
+            fan_out: file.fan_out,
+            resolve_on_submit: file.resolve_on_submit,
             container_batch: file.container_batch,
             step_log: file.step_log,
             mpi,

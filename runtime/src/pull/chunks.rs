@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::{self, Read, Write as _},
     path::PathBuf,
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::Instant,
 };
 
@@ -13,6 +13,7 @@ use bytes::Bytes;
 use super::{
     Error, Extent,
     event::{self, Span, Stopwatch},
+    fan::Feed,
     layers::Shared,
     stream::{BUFFER, BUFFERS, Job, Source},
 };
@@ -42,8 +43,18 @@ enum From {
     /// What an earlier pull has left; the registry has the rest. So many bytes of it were read.
     Begun(Hasher, u64),
     Store(PathBuf, File, Hasher),
+    /// A file that another node brings, of which there may be more to come.
+    Awaited(Arriving, Arc<Feed>, Hasher),
     /// A part of a file of the user's.
     File(Extent, io::Take<File>, Hasher),
+}
+
+/// A layer that another node brings.
+struct Arriving {
+    path: PathBuf,
+    file: File,
+    /// Bytes that were read.
+    position: u64,
 }
 
 /// What a download hands over.
@@ -60,13 +71,17 @@ impl<'a> Chunks<'a> {
         let keep = job.keep.map(|blobs| match &job.source {
             Source::Registry(..) => blobs.writer(job.layer),
             // It is here whole, in another store.
-            Source::Store(_) | Source::File(_) => blobs.copier(job.layer),
+            Source::Store(_) | Source::File(_) | Source::Awaited(_) => blobs.copier(job.layer),
         });
         let keep = keep.transpose()?;
         let from = match &job.source {
             Source::Store(path) => {
                 let file = File::open(path).map_err(|e| store::Error::new("open", path, e))?;
                 From::Store(path.clone(), file, Hasher::new())
+            }
+            Source::Awaited(feed) => {
+                let (path, file) = feed.open(job.layer, &|| shared.is_cancelled())?;
+                From::Awaited(Arriving { path, file, position: 0 }, feed.clone(), Hasher::new())
             }
             Source::File(extent) => From::File(extent.clone(), extent.open()?, Hasher::new()),
             Source::Registry(..) => match &keep {
@@ -124,6 +139,7 @@ impl<'a> Chunks<'a> {
             },
             From::Store(..) => self.own_work(Chunks::read_stored),
             From::File(..) => self.own_work(Chunks::read_file),
+            From::Awaited(..) => self.own_work(Chunks::read_awaited),
         }
     }
 
@@ -214,6 +230,31 @@ impl<'a> Chunks<'a> {
 }
 
 impl Chunks<'_> {
+    fn read_awaited(&mut self) -> Result<Option<Bytes>, Error> {
+        let From::Awaited(layer, feed, hasher) = &mut self.from else { return Ok(None) };
+        let size = self.job.layer.size;
+        let failed = |error| store::Error::new("read", &layer.path, error);
+        let chunk = loop {
+            let chunk = read_some(&mut layer.file, size - layer.position).map_err(failed)?;
+            if !chunk.is_empty() || layer.position == size {
+                break chunk;
+            }
+            feed.more(&|| self.shared.is_cancelled())?;
+        };
+        if !chunk.is_empty() {
+            hasher.update(&chunk);
+            layer.position += chunk.len() as u64;
+            feed.spent(&layer.path, &layer.file, layer.position, size);
+            self.keep(&chunk)?;
+            return Ok(Some(chunk));
+        }
+        let (got, path) = (std::mem::take(hasher).finish(), layer.path.clone());
+        match got == self.job.layer.digest {
+            true => Ok(None),
+            false => Err(Error::StoredBlob { path, got }),
+        }
+    }
+
     fn read_file(&mut self) -> Result<Option<Bytes>, Error> {
         let From::File(extent, file, hasher) = &mut self.from else { return Ok(None) };
         let chunk = read_some(file, u64::MAX);

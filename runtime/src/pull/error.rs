@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::bytes;
+use super::{bytes, fan::Failure};
 use crate::{
     digest::Digest,
     layer, oci, registry,
@@ -151,6 +151,12 @@ pub enum Error {
         /// Where it lies.
         path: PathBuf,
     },
+    /// The node that was bringing it for all has failed.
+    #[error("{}", .0.line)]
+    Elsewhere(Failure),
+    /// The node that was bringing it for all is gone.
+    #[error("the node that was pulling the image is gone")]
+    Orphaned,
     /// SIGINT, SIGTERM or SIGHUP.
     #[error("interrupted by signal {0}")]
     Interrupted(i32),

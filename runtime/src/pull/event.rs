@@ -20,6 +20,15 @@ pub enum Event<'a> {
     },
     /// Another process is making the same image, and is waited for.
     Waiting,
+    /// Another node of the job is pulling the image for all, and is waited for.
+    Following {
+        /// Its name.
+        node: &'a str,
+        /// Compressed bytes that it has.
+        bytes: u64,
+        /// Compressed bytes of the image; 0 if that is not known yet.
+        total: u64,
+    },
     /// The layers begin.
     Begin {
         /// The image's manifest.

@@ -102,7 +102,7 @@ impl Pull<'_> {
         stage: Option<&'b Stage>,
     ) -> Result<Vec<Job<'b>>, Error> {
         let blobs = self.store.as_ref().map(Store::blobs);
-        let kept = self.kept(documents).map(Store::blobs);
+        let kept = self.kept(documents).map(Store::blobs).or(self.outbox.as_ref());
         let mut jobs: Vec<Job<'_>> = Vec::new();
         for (number, layer) in documents.manifest.layers.iter().enumerate() {
             let again = |job: &Job<'_>| job.layer.digest == layer.digest;
@@ -110,6 +110,7 @@ impl Pull<'_> {
             if stage.is_none() && (own.is_some() || jobs.iter().any(again)) {
                 continue;
             }
+            let awaited = || self.feed.clone();
             let shared = || self.shared().find_map(|store| store.blobs().find(layer));
             let (source, keep) = if let Some(path) = own {
                 (Source::Store(path), None)
@@ -117,6 +118,8 @@ impl Pull<'_> {
                 (Source::File(extent.clone()), kept)
             } else if let Some(path) = shared() {
                 (Source::Store(path), kept)
+            } else if let Some(feed) = awaited() {
+                (Source::Awaited(feed), kept)
             } else {
                 let connected = self.remote.get()?;
                 let handle = connected.executor.handle().clone();

@@ -13,6 +13,7 @@ mod chunks;
 mod documents;
 mod error;
 mod event;
+mod fan;
 #[cfg(all(feature = "isal", target_arch = "x86_64"))]
 mod gzip;
 #[cfg(not(all(feature = "isal", target_arch = "x86_64")))]
@@ -28,6 +29,7 @@ use std::{
     collections::HashMap,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -39,10 +41,11 @@ pub(crate) use self::{
     local::{Extent, Local, bring, ensure_local, here},
     stream::decoder,
 };
-use self::{documents::found_in, error::no_files, event::Troubles};
+use self::{documents::found_in, error::no_files, event::Troubles, fan::Feed};
 pub use self::{
     error::Error,
     event::{Event, Flight, Layer, Span, Summary},
+    fan::{Failure, Fleet},
 };
 use crate::{
     config::{Config, SquashfsRun},
@@ -52,7 +55,7 @@ use crate::{
     options::Tag,
     reference::Reference,
     registry,
-    store::{self, Lease, Node, Store},
+    store::{self, Blobs, Lease, Node, Store},
     sys::interrupt::Caught,
 };
 
@@ -136,20 +139,13 @@ pub fn ensure(
     config: &Config,
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Image, Error> {
-    ensure_tagged(reference, Tag::Stored, config, tell)
+    ensure_in(None, reference, Tag::Stored, config, tell)
 }
 
-/// The same for the image that the registry has under the name now, whatever a store has. Stores stay
-/// as they are.
-pub fn ensure_fresh(
-    reference: &Reference,
-    config: &Config,
-    tell: &mut dyn FnMut(Event<'_>),
-) -> Result<Image, Error> {
-    ensure_tagged(reference, Tag::Fresh, config, tell)
-}
-
-fn ensure_tagged(
+/// The same in a task of Slurm's, together with the other nodes of its step. [`Tag::Fresh`] means the
+/// image that the registry has under the name now, whatever a store has.
+pub fn ensure_in(
+    fleet: Option<&Fleet>,
     reference: &Reference,
     tag: Tag,
     config: &Config,
@@ -157,10 +153,19 @@ fn ensure_tagged(
 ) -> Result<Image, Error> {
     let remote = Remote::new(Some(reference), config);
     let (store, node) = (Store::open(&config.store), Node::open(&config.node_dir)?);
-    let pull = Pull::new(config, &remote, store, Some(node));
+    let mut pull = Pull::new(config, &remote, store, Some(node));
     let known = match tag {
         Tag::Stored => pull.known()?,
         Tag::Fresh => None,
+    };
+    let known = match fleet {
+        Some(fleet) => {
+            let known = fan::bring(reference, known, fleet, config, tell)?;
+            // There may have been none before.
+            pull.store = Store::open(&config.store);
+            known
+        }
+        None => known,
     };
     let documents = pull.documents(known, &Platform::host(), tell)?;
     if let Some(squashfs) = pull.mountable(&documents)? {
@@ -202,7 +207,7 @@ struct Remote<'a> {
 
 struct Connected {
     executor: tokio::runtime::Runtime,
-    registry: std::sync::Arc<registry::Registry>,
+    registry: Arc<registry::Registry>,
 }
 
 impl<'a> Remote<'a> {
@@ -222,7 +227,7 @@ impl<'a> Remote<'a> {
             .build()
             .map_err(Error::Threads)?;
         let troubles = self.troubles.clone();
-        let tell = std::sync::Arc::new(move |trouble: &str| troubles.add(trouble.to_owned()));
+        let tell = Arc::new(move |trouble: &str| troubles.add(trouble.to_owned()));
         let registry = registry::Registry::connect(reference, self.config).telling(tell);
         Ok(self.connected.get_or_init(|| Connected { executor, registry: registry.into() }))
     }
@@ -264,6 +269,10 @@ struct Pull<'a> {
     node: Option<Node>,
     /// Whether layers are also written to the store.
     keep: bool,
+    /// Layers that another node brings.
+    feed: Option<Arc<Feed>>,
+    /// Where layers are kept to be sent to other nodes.
+    outbox: Option<Blobs>,
     /// Layers that lie in files of the user's.
     files: HashMap<Digest, Extent>,
     /// Whether the content of layers is held against the configuration.
@@ -289,6 +298,8 @@ impl<'a> Pull<'a> {
             distrusted: std::cell::Cell::new(false),
             node,
             keep: false,
+            feed: None,
+            outbox: None,
             files: HashMap::new(),
             check_diff_ids: config.check_diff_ids,
             check_archives: false,

@@ -27,6 +27,7 @@ use super::{
     Error, Extent,
     chunks::Chunks,
     event::{self, Stopwatch},
+    fan::Feed,
     gzip,
     layers::Shared,
 };
@@ -71,6 +72,8 @@ pub(super) enum Source {
     Registry(Arc<Registry>, tokio::runtime::Handle),
     Store(PathBuf),
     File(Extent),
+    /// Another node, which brings it for all.
+    Awaited(Arc<Feed>),
 }
 
 /// How far a layer is, for others to see.

@@ -42,6 +42,7 @@ use reqwest::{
     header::{ACCEPT, CONTENT_TYPE, HeaderValue},
 };
 
+pub(crate) use self::retry::chance;
 pub use self::{
     blob::Blob,
     credentials::{FileError, Problem, Refusal, Source},

@@ -267,7 +267,7 @@ fn backoff(failed: u32) -> Duration {
 }
 
 /// A random number from 0 to 1. The standard library's hashers are keyed by the system's entropy.
-fn chance() -> f64 {
+pub(crate) fn chance() -> f64 {
     RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64
 }
 

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Error, draft::Draft};
+use super::{Error, draft::Draft, lease::Dead};
 use crate::{
     digest::Digest,
     oci::{Descriptor, MAX_DOCUMENT},
@@ -17,12 +17,19 @@ use crate::{
 pub struct Blobs {
     dir: PathBuf,
     partial: PathBuf,
+    /// Processes whose drafts nobody writes any more.
+    dead: Vec<Dead>,
 }
 
 impl Blobs {
     /// The blobs of the store at `root`; nothing is touched.
     pub(super) fn at(root: &Path) -> Blobs {
-        Blobs { dir: root.join("blobs/sha256"), partial: root.join("partial") }
+        Blobs { dir: root.join("blobs/sha256"), partial: root.join("partial"), dead: Vec::new() }
+    }
+
+    /// Takes note that nobody writes this process's drafts any more.
+    pub(super) fn bury(&mut self, dead: Dead) {
+        self.dead.push(dead);
     }
 
     /// Where a layer lies, if it is here with the size that its descriptor says: among the blobs,
@@ -33,6 +40,27 @@ impl Blobs {
             let metadata = fs::symlink_metadata(&path).ok()?;
             (metadata.is_file() && metadata.len() == layer.size).then_some(path)
         })
+    }
+
+    /// Opens a layer that another node has brought, if it is here by now.
+    pub(crate) fn open(&self, layer: &Descriptor) -> Option<(PathBuf, File)> {
+        // It may be published between the two.
+        for _ in 0..2 {
+            let Some(path) = self.find(layer) else { continue };
+            if let Ok(file) = File::open(&path) {
+                return Some((path, file));
+            }
+        }
+        None
+    }
+
+    /// Makes an NFS client ask what is new here: it believes for half a minute that a name is not
+    /// there which it has asked for in vain, unless it sees another time of the directory's (nfs(5),
+    /// "close-to-open").
+    pub(crate) fn look_anew(&self) {
+        for dir in [&self.partial, &self.dir] {
+            drop(File::open(dir));
+        }
     }
 
     /// Whether a layer is among the blobs, of an image that is complete.
@@ -102,7 +130,7 @@ impl Blobs {
     /// waits in `partial/` for [`Blobs::publish`].
     pub fn writer(&self, layer: &Descriptor) -> Result<Draft, Error> {
         let name = self.partial.join(layer.digest.hex());
-        Draft::adopt(&self.partial, &name, layer.size)
+        Draft::adopt(&self.partial, &name, layer.size, &self.dead)
             .map_or_else(|| Draft::create(&self.partial, &name), Ok)
     }
 
@@ -141,7 +169,7 @@ impl Blobs {
         for layer in layers {
             // Best effort: what stays is removed by a later run.
             let name = self.partial.join(layer.digest.hex());
-            while let Some(draft) = Draft::adopt(&self.partial, &name, u64::MAX) {
+            while let Some(draft) = Draft::adopt(&self.partial, &name, u64::MAX, &self.dead) {
                 drop(draft);
             }
             let _ = fs::remove_file(name);

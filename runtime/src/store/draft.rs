@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 
 use super::{
     Error,
+    lease::Dead,
     owner::{Owner, is_alive},
 };
 
@@ -54,16 +55,18 @@ impl Draft {
     }
 
     /// Goes on with what a process that is gone has left of `name`, if there is something, of at
-    /// most `size` bytes.
-    pub(super) fn adopt(partial: &Path, name: &Path, size: u64) -> Option<Draft> {
+    /// most `size` bytes. Those of `dead` are gone for sure.
+    pub(super) fn adopt(partial: &Path, name: &Path, size: u64, dead: &[Dead]) -> Option<Draft> {
         let _others_wait = birth();
         let stem = format!("{}.", name.file_name()?.to_str()?);
         let entries = fs::read_dir(partial).ok()?.flatten();
         let mut left = entries.filter(|e| e.file_name().to_string_lossy().starts_with(&stem));
         left.find_map(|entry| {
             let file = OpenOptions::new().read(true).write(true).open(entry.path()).ok()?;
-            let length = file.metadata().ok()?.len();
-            if length > size || !is_abandoned(&entry.file_name().to_string_lossy(), &file) {
+            let (owner, length) = (entry.file_name(), file.metadata().ok()?.len());
+            let owner = owner.to_string_lossy();
+            let is_orphan = || dead.iter().any(|dead| dead.has_written(&owner));
+            if length > size || !(is_orphan() || is_abandoned(&owner, &file)) {
                 return None;
             }
             let path = fresh_path(partial, name);
@@ -170,6 +173,15 @@ pub(super) fn fresh_path(partial: &Path, name: &Path) -> PathBuf {
     partial.join(format!("{stem}.{place}.{pid}.{}", COUNT.fetch_add(1, Ordering::Relaxed)))
 }
 
+impl Dead {
+    /// Whether the draft of this name was this process's.
+    fn has_written(&self, draft: &str) -> bool {
+        let mut parts = draft.rsplit('.').skip(1);
+        let pid = parts.next().and_then(|pid| pid.parse().ok());
+        pid == Some(self.pid) && parts.next() == Some(&self.place)
+    }
+}
+
 /// Whether the process that was writing a draft of this name is gone, or has left it.
 fn is_abandoned(name: &str, file: &File) -> bool {
     let lock = file.try_lock();
@@ -235,8 +247,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let name = dir.path().join("blob");
         leave(dir.path(), &name, &Owner::own().place);
-        let mut draft = Draft::adopt(dir.path(), &name, u64::MAX).expect("something to adopt");
-        assert!(Draft::adopt(dir.path(), &name, u64::MAX).is_none(), "two have the same file");
+        let mut draft = Draft::adopt(dir.path(), &name, u64::MAX, &[]).expect("something to adopt");
+        assert!(Draft::adopt(dir.path(), &name, u64::MAX, &[]).is_none(), "two have the same file");
         assert_eq!(draft.begun(), MIN_LEFT);
         let mut begun = vec![0; MIN_LEFT as usize];
         draft.read_exact(&mut begun).expect("read");
@@ -251,16 +263,21 @@ mod tests {
         let name = dir.path().join("blob");
         let mut own = Draft::create(dir.path(), &name).expect("create");
         own.write_all(&content()).expect("write");
-        assert!(Draft::adopt(dir.path(), &name, u64::MAX).is_none(), "a living process's");
+        assert!(Draft::adopt(dir.path(), &name, u64::MAX, &[]).is_none(), "a living process's");
         own.leave();
-        drop(Draft::adopt(dir.path(), &name, u64::MAX).expect("it was left"));
+        drop(Draft::adopt(dir.path(), &name, u64::MAX, &[]).expect("it was left"));
+        leave(dir.path(), &name, "anothernode");
+        assert!(Draft::adopt(dir.path(), &name, u64::MAX, &[]).is_none(), "written a moment ago");
+        let writer = |pid| Dead { place: "anothernode".to_owned(), pid };
+        assert!(Draft::adopt(dir.path(), &name, u64::MAX, &[writer(1)]).is_none(), "another's");
+        let known = Draft::adopt(dir.path(), &name, u64::MAX, &[writer(i32::MAX)]);
+        drop(known.expect("its writer is known to be gone"));
         let foreign = leave(dir.path(), &name, "anothernode");
-        assert!(Draft::adopt(dir.path(), &name, u64::MAX).is_none(), "written a moment ago");
         let long_ago = SystemTime::now() - 2 * OTHERS_SILENCE;
         let file = File::options().write(true).open(&foreign).expect("open");
         file.set_modified(long_ago).expect("set time");
-        assert!(Draft::adopt(dir.path(), &name, 5).is_none(), "longer than it should be");
-        assert!(Draft::adopt(dir.path(), &name, u64::MAX).is_some(), "left long ago");
+        assert!(Draft::adopt(dir.path(), &name, 5, &[]).is_none(), "longer than it should be");
+        assert!(Draft::adopt(dir.path(), &name, u64::MAX, &[]).is_some(), "left long ago");
     }
 
     #[test]

@@ -9,10 +9,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use nix::sys::{stat::futimens, time::TimeSpec};
+use nix::sys::{stat::futimens, statfs::statfs, time::TimeSpec};
 
 use super::{
-    Blobs, Draft, Entry, Error, Lease, Room,
+    Blobs, Dead, Draft, Entry, Error, Lease, Room, Watch,
     blobs::sync_dir,
     draft::{SPOOL, fresh_path, is_litter},
     index::Index,
@@ -24,6 +24,25 @@ use crate::{digest::Digest, oci::Descriptor, reference::Reference};
 /// What lies in `partial/` longer than this belongs to nobody any more. Compared with the file's
 /// own age only; clocks of other nodes may be a few minutes off, not a day.
 const STALE: Duration = Duration::from_secs(24 * 3600);
+
+/// NFS, SMB, CIFS, Lustre, GPFS, CephFS, BeeGFS, PanFS, OrangeFS, AFS, 9P, GFS2, OCFS2, by the numbers
+/// that their sources give them (linux/magic.h and their own).
+const NETWORK_FILE_SYSTEMS: [u32; 14] = [
+    0x6969,
+    0x517b,
+    0xfe53_4d42,
+    0xff53_4d42,
+    0x0bd0_0bd0,
+    0x4750_4653,
+    0x00c3_6400,
+    0x1983_0326,
+    0xaad7_aaea,
+    0x2003_0528,
+    0x5346_414f,
+    0x0102_1997,
+    0x0116_1970,
+    0x7461_636f,
+];
 
 /// How exactly the last use of an image is known.
 const HOUR: Duration = Duration::from_secs(3600);
@@ -212,6 +231,40 @@ impl Store {
         Ok(lease)
     }
 
+    /// Whether a directory, or what is there of its path, lies on a file system that several machines
+    /// share (statfs(2)). Of FUSE only its own server knows.
+    pub(crate) fn is_on_network(path: &Path) -> bool {
+        let there = path.ancestors().find_map(|dir| statfs(dir).ok());
+        there.is_some_and(|stat| NETWORK_FILE_SYSTEMS.contains(&(stat.filesystem_type().0 as u32)))
+    }
+
+    /// The lease of whoever brings the image that is known as `key` for all nodes of a job, if nobody
+    /// has it.
+    pub(crate) fn lead(&self, key: &str) -> Result<Option<Lease>, Error> {
+        Lease::attempt(&self.locks().join(lead(key)), Owner::own(), RULES)
+    }
+
+    /// Watches that lease in the store at `root`, which need not be there yet.
+    pub(crate) fn watch(root: &Path, key: &str) -> Watch {
+        Watch::at(root.join("locks").join(lead(key)))
+    }
+
+    /// Leaves word for the other nodes of a job's step.
+    pub(crate) fn leave_word(&self, key: &str, step: &str, word: &str) -> Result<(), Error> {
+        let path = self.locks().join(word_of(key, step));
+        Draft::create(&self.partial(), &path)?.with(word.as_bytes())?.commit()
+    }
+
+    /// What was left by [`Store::leave_word`] in the store at `root`.
+    pub(crate) fn word(root: &Path, key: &str, step: &str) -> Option<String> {
+        fs::read_to_string(root.join("locks").join(word_of(key, step))).ok()
+    }
+
+    /// Takes note that a process is gone, and goes on with what it was writing.
+    pub(crate) fn bury(&mut self, dead: Dead) {
+        self.blobs.bury(dead);
+    }
+
     /// Sees to it that nobody removes a layer that comes into `partial/` after this, until the lease
     /// is dropped: of which image it is will be known later.
     pub fn pin(&self, layer: &Digest) -> Result<Lease, Error> {
@@ -291,6 +344,14 @@ impl Store {
             }
         }
     }
+}
+
+fn lead(key: &str) -> String {
+    format!("lead-{key}")
+}
+
+fn word_of(key: &str, step: &str) -> String {
+    format!("{}-{step}", lead(key))
 }
 
 #[cfg(test)]

@@ -49,6 +49,9 @@ use crate::{digest::Digest, sys::is_full};
 /// Longest lease that is read: the pins of an image with the most layers that there may be.
 const MAX_LEASE: u64 = 1 << 20;
 
+/// Longest note, in bytes. It is written in place, so all are as long.
+const MAX_NOTE: usize = 2000;
+
 /// How leases are kept, and given up.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rules {
@@ -137,6 +140,34 @@ impl Lease {
         Ok(Lease { held: Some(Held::keep(file, path, rules)) })
     }
 
+    /// Takes the lease at `path` if nobody has it.
+    pub(super) fn attempt(path: &Path, own: &Owner, rules: Rules) -> Result<Option<Lease>, Error> {
+        let failed = |e| Error::new("create lease", path, e);
+        let (unique, file) = write_own(path, &[], own).map_err(failed)?;
+        let _own = RemovedFile(unique.clone());
+        let file = match link(&unique, &file, path) {
+            Ok(true) => file,
+            Ok(false) => return Ok(None),
+            Err(e) if has_no_links(&e) => match write(path, &[], own) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+                written => written.map_err(failed)?,
+            },
+            Err(e) => return Err(failed(e)),
+        };
+        Ok(Some(Lease { held: Some(Held::keep(file, path, rules)) }))
+    }
+
+    /// Writes a line into a lease without pins, for [`Watch`] to show; it replaces the last one.
+    /// What is longer than [`MAX_NOTE`] is left out.
+    pub(crate) fn note(&self, text: &str) {
+        let Some(held) = self.held.as_ref().filter(|_| text.len() < MAX_NOTE) else { return };
+        let line = format!("{text:<MAX_NOTE$}\n");
+        let position = first_line(0).len() + Owner::own().to_string().len() + 1;
+        // Best effort: who sees none waits as well.
+        let written = held.file.write_all_at(line.as_bytes(), position as u64);
+        let _ = written.and_then(|()| held.file.sync_data());
+    }
+
     /// Whether it was not taken away meanwhile.
     pub(super) fn is_held(&self) -> bool {
         self.held.as_ref().is_none_or(Held::is_ours)
@@ -202,6 +233,59 @@ pub(super) fn sweep(locks: &Path, own: &Owner) {
         if seen.owner().and_then(|owner| owner.is_alive(own)) == Some(false) {
             let _ = take_away(&path, &seen);
         }
+    }
+}
+
+/// Somebody else's lease, looked at from time to time: for who waits for what its holder does, and not
+/// for the lease.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    path: PathBuf,
+    wait: Wait,
+}
+
+/// What there is to see of a lease.
+#[derive(Debug)]
+pub(crate) enum Sight {
+    /// Nobody has it.
+    Free,
+    /// Somebody has, and has noted this.
+    Held(String),
+    /// It was a dead process's, and was taken away.
+    Orphaned(Dead),
+}
+
+/// A process that is known to be gone, wherever it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Dead {
+    pub(super) place: String,
+    pub(super) pid: i32,
+}
+
+impl Watch {
+    pub(super) fn at(path: PathBuf) -> Watch {
+        Watch { path, wait: Wait::default() }
+    }
+
+    /// Looks: one file is opened and read.
+    pub(crate) fn look(&mut self) -> Result<Sight, Error> {
+        let own = Owner::own();
+        let seen = match Seen::look(&self.path) {
+            Ok(seen) => seen,
+            Err(e) if is_gone(&e) => return Ok(Sight::Free),
+            Err(e) => return Err(Error::new("read lease", &self.path, e)),
+        };
+        let is_dead = match seen.owner().and_then(|owner| owner.is_alive(own)) {
+            Some(alive) => !alive,
+            None => self.wait.is_over(&seen, RULES),
+        };
+        if is_dead {
+            take_away(&self.path, &seen).map_err(|e| Error::new("remove lease", &self.path, e))?;
+            let owner = seen.owner();
+            let dead = owner.map(|Owner { place, pid, .. }| Dead { place, pid });
+            return Ok(dead.map_or(Sight::Free, Sight::Orphaned));
+        }
+        Ok(Sight::Held(seen.line(2).unwrap_or_default().trim_end().to_owned()))
     }
 }
 

@@ -52,7 +52,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(crate) use self::node::ROOTFS;
 pub use self::{
     blobs::Blobs,
     containers::Container,
@@ -66,6 +65,10 @@ pub use self::{
     room::{Limit, Room},
     squashfs::Squashfs,
     trees::{Removal, Tree, User},
+};
+pub(crate) use self::{
+    lease::{Dead, Sight, Watch},
+    node::ROOTFS,
 };
 
 /// Why the disk did not do what was asked of it.

@@ -12,7 +12,10 @@ use std::{
 
 use nix::sys::statvfs::statvfs;
 
-use super::{Blobs, Error, Room, draft::is_being_written};
+use super::{
+    Blobs, Error, Room,
+    draft::{fresh_path, is_being_written},
+};
 use crate::{digest::Digest, image::Hold, layer};
 
 /// The image's root, in its tree. A folder of its own, since an image's root may forbid writing,
@@ -85,6 +88,25 @@ impl Node {
     /// Manifests and configurations of the images that are here.
     pub fn blobs(&self) -> &Blobs {
         &self.blobs
+    }
+
+    /// Makes a place for layers that are on their way to other nodes, and removes what dead processes
+    /// have left of theirs.
+    pub(crate) fn outbox(&self) -> Result<Outbox, Error> {
+        let dir = self.root.join("outbox");
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            if !is_being_written(&entry.file_name().to_string_lossy()) {
+                // Best effort: nothing depends on it.
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        let root = fresh_path(&dir, Path::new("out"));
+        for part in ["blobs/sha256", "partial"] {
+            let path = root.join(part);
+            let made = DirBuilder::new().mode(0o700).recursive(true).create(&path);
+            made.map_err(|e| Error::new("create", &path, e))?;
+        }
+        Ok(Outbox { blobs: Blobs::at(&root), root })
     }
 
     /// The expanded image whose manifest has this digest, if it is here.
@@ -201,6 +223,32 @@ impl Node {
         let file =
             OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         file.map_err(|e| Error::new("lock", path, e))
+    }
+}
+
+/// Layers on their way to other nodes, which go when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    root: PathBuf,
+    blobs: Blobs,
+}
+
+impl Outbox {
+    /// The directory itself.
+    pub(crate) fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where layers are put.
+    pub(crate) fn blobs(&self) -> &Blobs {
+        &self.blobs
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        // Best effort: what stays is removed by the next one.
+        let _ = fs::remove_dir_all(&self.root);
     }
 }
 

@@ -2,7 +2,9 @@
 //! of its number.
 
 use std::{
-    fs, io, process,
+    fs, io,
+    os::unix::process::CommandExt as _,
+    process::{self, Command},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -10,11 +12,12 @@ use std::{
 use nix::{
     errno::Errno,
     sys::{
+        prctl::set_pdeathsig,
         resource::{Resource, setrlimit},
         signal::{SigHandler, SigSet, SigmaskHow, Signal, raise, signal, sigprocmask},
         wait::waitpid,
     },
-    unistd::{ForkResult, Pid},
+    unistd::{ForkResult, Pid, getpid, getppid},
 };
 
 /// Kernel signals run from 1 to 64 on every architecture that Slurm runs on (signal(7)).
@@ -144,6 +147,21 @@ pub fn ignore_signals() {
             )
         };
     }
+}
+
+/// Has a program end with the thread that starts it, however that ends (prctl(2),
+/// `PR_SET_PDEATHSIG`).
+pub fn end_with_parent(command: &mut Command) {
+    let parent = getpid();
+    let bind = move || {
+        set_pdeathsig(Signal::SIGKILL)?;
+        match getppid() == parent {
+            true => Ok(()),
+            false => Err(Errno::ESRCH.into()),
+        }
+    };
+    // SAFETY: between fork and exec only one thread is there, and what runs in it are system calls.
+    unsafe { command.pre_exec(bind) };
 }
 
 /// Keeps all descriptors but the first three from the next program

@@ -1,0 +1,243 @@
+//! By way of a store that all nodes see.
+//!
+//! The leader has a lease there and notes in it how far it is. Followers read that one file, seldom, and
+//! a layer's own when the leader has noted that there is another one: no directory is listed and no
+//! lock asked for.
+
+use std::{
+    sync::Arc,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Error, Event, Feed, Note, Outcome, Pace, Pull, Remote, Store, Wish, failure,
+    feed::{Failure, Sight, Standing},
+    is_for_all,
+};
+use crate::{
+    digest::Digest,
+    oci::Platform,
+    store::{Lease, Sight as Holder, Watch},
+};
+
+/// How seldom a follower looks, at most and at least.
+const SHORTEST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(5);
+/// How often a leader notes how far it is, unless a layer is complete.
+const NOTE_EVERY: Duration = Duration::from_secs(2);
+/// How often it notes that.
+const NOTE_LAYER_EVERY: Duration = Duration::from_millis(100);
+
+pub(super) fn bring(
+    wish: &mut Wish<'_>,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Result<Outcome, Error> {
+    let (root, key) = (wish.config.store.clone(), wish.key());
+    let mut watch = Store::watch(&root, &key);
+    let (began, patience) = (Instant::now(), wish.fleet.patience());
+    let pace = Pace::new(SHORTEST, LONGEST);
+    let mut last = None;
+    loop {
+        match watch.look()? {
+            Holder::Held(text) => {
+                let note = serde_json::from_str::<Note>(&text).unwrap_or_default();
+                let resolved = note.resolved.as_ref();
+                if let Some(resolved) = resolved
+                    && let Some(outcome) = follow(wish, resolved, &note, &mut watch, &pace, tell)?
+                {
+                    return Ok(outcome);
+                }
+                if last.as_ref() != Some(&note) {
+                    note.tell(tell);
+                }
+                last = Some(note);
+            }
+            Holder::Orphaned(process) => {
+                wish.dead.push(process);
+                continue;
+            }
+            Holder::Free => {
+                // Of one that was there a moment ago, there is an image or a word.
+                if let Some(word) = word(wish, &key) {
+                    return word;
+                }
+                let left = last.take();
+                let is_left = left.is_some();
+                wish.known = wish.known.take().or(left.and_then(|note| note.resolved));
+                if is_left && wish.is_here()? {
+                    return Ok(wish.known.clone().map_or(Outcome::Alone, Outcome::Here));
+                }
+                if !wish.dead.is_empty() || began.elapsed() >= patience {
+                    let mut store = Store::create(&root)?;
+                    wish.dead.iter().for_each(|dead| store.bury(dead.clone()));
+                    if let Some(lease) = store.lead(&key)? {
+                        return lead(wish, store, &lease, &key, tell);
+                    }
+                }
+            }
+        }
+        sleep(pace.next());
+    }
+}
+
+/// What a leader of this step has left when it failed.
+fn word(wish: &Wish<'_>, key: &str) -> Option<Result<Outcome, Error>> {
+    let word = Store::word(&wish.config.store, key, &wish.fleet.step)?;
+    match serde_json::from_str::<Option<Failure>>(&word).ok()? {
+        Some(failure) => Some(Err(Error::Elsewhere(failure))),
+        None => Some(Ok(Outcome::Alone)),
+    }
+}
+
+/// Brings the image into the store and onto this node, in one pass.
+fn lead(
+    wish: &Wish<'_>,
+    store: Store,
+    lease: &Lease,
+    key: &str,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Result<Outcome, Error> {
+    // Another one may have been the leader before this one became it.
+    if let Some(resolved) = wish.known.as_ref().filter(|_| wish.is_here().unwrap_or(false)) {
+        return Ok(Outcome::Here(resolved.clone()));
+    }
+    let mut note = wish.note();
+    lease.note(&note.say());
+    let brought = lead_alone(wish, store.clone(), lease, &mut note, tell);
+    let step = &wish.fleet.step;
+    match brought {
+        Ok(resolved) => Ok(Outcome::Here(resolved)),
+        // Others have no more room there.
+        Err(error) if is_full(&error, &store) => {
+            tell(Event::Trouble(&format!("{}; each node pulls for itself", Chain(&error))));
+            store.leave_word(key, step, "null").ok();
+            Ok(Outcome::Alone)
+        }
+        Err(error) => {
+            if is_for_all(&error) {
+                let word = serde_json::to_string(&failure(&error, &wish.fleet.node));
+                // Best effort: without a word they find out themselves.
+                store.leave_word(key, step, &word.unwrap_or_default()).ok();
+            }
+            Err(error)
+        }
+    }
+}
+
+fn lead_alone(
+    wish: &Wish<'_>,
+    store: Store,
+    lease: &Lease,
+    note: &mut Note,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Result<Digest, Error> {
+    let pinned;
+    let remote = Remote::new(Some(wish.reference), wish.config);
+    let mut pull = wish.pull(&remote)?;
+    let documents = pull.documents(wish.known.clone(), &Platform::host(), tell)?;
+    for (digest, document) in &documents.raw {
+        store.blobs().put_document(digest, document)?;
+    }
+    *note = note.clone().with(&documents);
+    lease.note(&note.say());
+    // A tag that a job has filled the store for must not stay what it is now.
+    pinned = wish.reference.pinned(documents.resolved.clone());
+    (pull.reference, pull.store, pull.keep) = (Some(&pinned), Some(store), true);
+    let mut noted = Instant::now();
+    pull.bring(&documents, &mut |event| {
+        if note.hear(&event) {
+            let every = match event {
+                Event::Layer(_) => NOTE_LAYER_EVERY,
+                _ => NOTE_EVERY,
+            };
+            if noted.elapsed() >= every {
+                noted = Instant::now();
+                lease.note(&note.say());
+            }
+        }
+        tell(event);
+    })?;
+    Ok(documents.resolved)
+}
+
+/// Makes this node's tree of the layers that the leader puts into the store. `None` as long as the
+/// documents are not there.
+fn follow(
+    wish: &mut Wish<'_>,
+    resolved: &Digest,
+    note: &Note,
+    watch: &mut Watch,
+    pace: &Pace,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> Result<Option<Outcome>, Error> {
+    let remote = Remote::new(None, wish.config);
+    let mut pull: Pull<'_> = wish.pull(&remote)?;
+    let Some(store) = pull.store.clone() else { return Ok(None) };
+    let Some(documents) = pull.documents_here(resolved) else {
+        store.blobs().look_anew();
+        return Ok(None);
+    };
+    note.tell(tell);
+    let blobs = store.blobs().clone();
+    let feed = Arc::new(Feed::new(Box::new(move |layer| blobs.open(layer))));
+    let (mut version, mut done) = (0, note.done);
+    let mut dead = Vec::new();
+    let mut look = || {
+        let mut standing = Standing::Going;
+        match watch.look() {
+            Ok(Holder::Held(text)) => {
+                let note = serde_json::from_str::<Note>(&text).unwrap_or_default();
+                if note.done != done {
+                    (done, version) = (note.done, version + 1);
+                    store.blobs().look_anew();
+                }
+            }
+            Ok(Holder::Orphaned(process)) => {
+                dead.push(process);
+                standing = Standing::Over;
+            }
+            Ok(Holder::Free) | Err(_) => standing = Standing::Over,
+        }
+        if standing != Standing::Going {
+            // What it has brought last.
+            store.blobs().look_anew();
+            version += 1;
+        }
+        Sight { standing, version, again: pace.next() }
+    };
+    let followed = pull.follow(&documents, &feed, &mut look, tell);
+    let outcome = match followed {
+        Ok(()) => Outcome::Here(documents.resolved.clone()),
+        Err(Error::Orphaned) => match word(wish, &wish.key()) {
+            Some(word) => word?,
+            None => Outcome::Orphaned,
+        },
+        Err(error @ (Error::StoredBlob { .. } | Error::Store(_))) => {
+            tell(Event::Trouble(&format!("{}; pulling it from its registry", Chain(&error))));
+            Outcome::Alone
+        }
+        Err(error) => return Err(error),
+    };
+    drop(pull);
+    wish.dead.extend(dead);
+    Ok(Some(outcome))
+}
+
+/// Whether there is no room for the image in the store.
+fn is_full(error: &Error, store: &Store) -> bool {
+    match error {
+        Error::NoSpace { path, .. } => path == store.path(),
+        Error::Store(error) => error.is_no_space() && error.path.starts_with(store.path()),
+        _ => false,
+    }
+}
+
+/// An error with its causes.
+struct Chain<'a>(&'a Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&crate::report::chain(self.0))
+    }
+}
