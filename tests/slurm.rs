@@ -541,9 +541,33 @@ fn a_panic_fails_the_task_and_nothing_else() {
 }
 
 #[test]
+fn an_image_that_there_is_not_is_refused_before_the_job_is_queued() {
+    need!(root, slurm, registry, busybox, userns);
+    let site = site();
+    let option = format!("--container={}", site.registry.name("no-such-image:1"));
+    let stderr = site.srun(&["-N2", &option, "true"]).failure(1);
+    assert!(
+        stderr.contains("has no image no-such-image:1; check the name and the tag"),
+        "{stderr}"
+    );
+    // Where nobody can tell, the nodes will.
+    let option = "--container=127.0.0.1:9/nobody:1";
+    let script = "#!/bin/sh\ntouch \"$0.ran\"\n";
+    let job = site.cluster.sbatch(&site.user, &[option], script);
+    let job = site.cluster.wait_job(job);
+    assert_eq!((job.state.as_str(), job.exit_code.as_str()), ("FAILED", "125:0"));
+    let said = site.cluster.job_output(job.id);
+    assert!(said.contains("cannot reach registry 127.0.0.1:9"), "{said}");
+    site.assert_unharmed();
+}
+
+#[test]
 fn a_pull_that_fails_is_said_once_a_node() {
     need!(root, slurm, registry, busybox, userns);
     let site = site();
+    let node_dir = site.sandbox.node_dir(&site.user);
+    let settings = format!("node_dir = {node_dir:?}\nresolve_on_submit = false\n");
+    site.sandbox.write(site.sandbox.config(), settings);
     let option = format!("--container={}", site.registry.name("no-such-image:1"));
     let stderr = site.srun(&["-N2", "--ntasks-per-node=4", &option, "true"]).failure(125);
     let said: Vec<_> = stderr.lines().filter(|l| l.contains("shifter: ")).collect();

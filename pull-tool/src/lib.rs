@@ -21,6 +21,7 @@ mod output;
 mod prune;
 mod pull;
 mod render;
+mod resolve;
 mod rmi;
 mod run;
 mod terminal;
@@ -55,6 +56,8 @@ enum Verb {
     Logout(logout::Arguments),
     Doctor(doctor::Arguments),
     Completion(completion::Arguments),
+    #[command(hide = true)]
+    Resolve(resolve::Arguments),
     #[command(hide = true)]
     Manual(completion::Manual),
 }
@@ -94,6 +97,7 @@ pub fn main() -> ExitCode {
         Verb::Logout(arguments) => logout::run(&arguments),
         Verb::Doctor(arguments) => doctor::run(&arguments),
         Verb::Completion(arguments) => completion::run(&arguments),
+        Verb::Resolve(arguments) => resolve::run(&arguments),
         Verb::Manual(arguments) => completion::manual(&arguments),
     };
     output::exit(result)

@@ -68,6 +68,30 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
+/// What the program that can ask registries tells the plugin of a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Resolved {
+    /// It stands for this.
+    Digest(Digest),
+    /// It stands for nothing that the user could have.
+    Refused(String),
+    /// It could not be found out here.
+    Unknown(String),
+}
+
+impl Resolved {
+    /// Writes it as one line.
+    pub fn to_line(&self) -> String {
+        serde_json::to_string(self).expect("text always serialises")
+    }
+
+    /// Reads what [`Resolved::to_line`] wrote.
+    pub fn from_line(line: &[u8]) -> Option<Resolved> {
+        serde_json::from_slice(line).ok()
+    }
+}
+
 impl Request {
     /// Asks for an image and nothing else.
     pub fn of_image(image: Source) -> Request {

@@ -39,6 +39,7 @@ use crate::{
     exports::Hook,
     log,
     options::{self, CONTAINER, SHIFTER, Typed},
+    resolve,
     settings::{self, Settings},
 };
 
@@ -258,7 +259,11 @@ impl Wish {
             }
             None => match self.inherited().map_err(Refusal::Inherited)? {
                 None => return typed.none_or(Refusal::NoContainer),
-                Some(job) => Request { asked: typed.asked.over(job.asked.clone()), ..job },
+                Some(job) => {
+                    // Found out for the job, unless a step wants it found in another way.
+                    let digest = job.digest.clone().filter(|_| typed.asked.tag.is_none());
+                    Request { asked: typed.asked.over(job.asked.clone()), digest, ..job }
+                }
             },
         };
         if hook.is_srun() && typed.is_about_script {
@@ -268,12 +273,30 @@ impl Wish {
         {
             return Err(Refusal::JobsName(name.clone()).into());
         }
+        let request = self.resolved(hook, request)?;
         // Whether this srun is a --multi-prog one is no matter of the job's that it is in.
         let carrier = Request { multi_prog, ..request }.to_carrier();
         if carrier.len() > MAX_CARRIER {
             return Err(Refusal::TooLarge(place, carrier.len()).into());
         }
         Ok(carrier)
+    }
+
+    /// Adds what the image's name stands for, unless that is known or cannot be.
+    fn resolved(&self, hook: &Hook<'_>, request: Request) -> Result<Request, Box<dyn Error>> {
+        let tag = request.asked.tag;
+        let Source::Registry(reference) = &request.container else { return Ok(request) };
+        if request.digest.is_some()
+            || reference.digest().is_some()
+            || !config(hook)?.resolve_on_submit
+        {
+            return Ok(request);
+        }
+        let settings = Settings::parse(&hook.handle.plugin_argv()?)?;
+        let place = self.named.as_ref().map_or(PLACE, |named| named.place);
+        let digest = resolve::resolve(reference, tag, &settings);
+        let digest = digest.map_err(|why| Refusal::Source(place, why))?;
+        Ok(Request { digest, ..request })
     }
 
     fn inherited(&self) -> Result<Option<Request>, request::Error> {
@@ -436,7 +459,7 @@ fn is_in_job() -> bool {
     ["SLURM_JOB_ID", "SLURM_JOBID"].iter().any(|name| env::var_os(name).is_some())
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A hook that panicked has left it as it was.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -22,7 +22,7 @@
 //! - `exports`: what Slurm sees, and the plugin's only unsafe code
 //! - `client`, `task`: the two sides; [`runtime::request`] is what they say to each other
 //! - `options`, `settings`: what users write on the command line, and sites in plugstack.conf
-//! - `release`: which Slurm this is
+//! - `release`: which Slurm this is; `resolve`: what a name stands for
 //! - `log`: everything that is ever printed
 
 mod client;
@@ -30,5 +30,6 @@ mod exports;
 mod log;
 mod options;
 mod release;
+mod resolve;
 mod settings;
 mod task;

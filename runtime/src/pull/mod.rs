@@ -132,6 +132,18 @@ pub fn pull(
     Ok(Pulled { digest: documents.digest, unchanged })
 }
 
+/// Finds out what a name stands for: in a store, else, or for [`Tag::Fresh`], by asking the registry.
+/// Nothing is pulled.
+pub fn resolve(reference: &Reference, tag: Tag, config: &Config) -> Result<Digest, Error> {
+    let remote = Remote::new(Some(reference), config);
+    let pull = Pull::new(config, &remote, Store::open(&config.store), None);
+    let known = match tag {
+        Tag::Stored => pull.known()?,
+        Tag::Fresh => None,
+    };
+    pull.resolve(known, &mut |_| {})
+}
+
 /// Makes sure that an image is on this node, and returns it. What the user's store has under the
 /// name is used without asking a registry: the user put it there.
 pub fn ensure(
@@ -347,6 +359,22 @@ impl<'a> Pull<'a> {
         }
     }
 
+    /// Finds out what the name stands for, if that is not `known`.
+    fn resolve(
+        &self,
+        known: Option<Digest>,
+        tell: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Digest, Error> {
+        let pinned = || self.reference.and_then(Reference::digest).cloned();
+        if let Some(digest) = known.or_else(pinned) {
+            return Ok(digest);
+        }
+        let connected = self.remote.get()?;
+        let tag = self.reference.and_then(Reference::tag);
+        let tag = tag.expect("a name has a tag or a digest");
+        self.remote.wait(connected, connected.registry.resolve(tag), tell)
+    }
+
     /// Finds the manifest and the configuration. `known` is the manifest's digest, if it is known
     /// without the registry.
     fn documents(
@@ -355,16 +383,7 @@ impl<'a> Pull<'a> {
         platform: &Platform,
         tell: &mut dyn FnMut(Event<'_>),
     ) -> Result<Documents, Error> {
-        let pinned = || self.reference.and_then(Reference::digest).cloned();
-        let resolved = match known.or_else(pinned) {
-            Some(digest) => digest,
-            None => {
-                let connected = self.remote.get()?;
-                let tag = self.reference.and_then(Reference::tag);
-                let tag = tag.expect("a name has a tag or a digest");
-                self.remote.wait(connected, connected.registry.resolve(tag), tell)?
-            }
-        };
+        let resolved = self.resolve(known, tell)?;
         let stores = self.shared().chain(&self.store).map(Store::blobs);
         let local: Vec<_> = stores.chain(self.node.iter().map(Node::blobs)).collect();
         let is_here = |digest: &Digest| local.iter().any(|blobs| blobs.document(digest).is_some());

@@ -151,6 +151,11 @@ impl Error {
         }
     }
 
+    /// Whether it is the answer to the question, and not a trouble on the way to one.
+    pub fn is_final(&self) -> bool {
+        matches!(self.root(), Error::NotFound { .. } | Error::Unauthorized { .. })
+    }
+
     /// How long the other end wants to be left alone.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {

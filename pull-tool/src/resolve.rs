@@ -1,0 +1,64 @@
+//! `shifter resolve REF`: what the plugin asks where a job is submitted.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use runtime::{
+    Config, Reference,
+    options::Tag,
+    pull::{self, Error},
+    report::Report,
+    request::Resolved,
+};
+
+use crate::output;
+
+/// Longest wait for a registry, in seconds: somebody is waiting for a prompt.
+const PATIENCE: u64 = 5;
+
+/// Tell what an image's name stands for now.
+///
+/// Prints one line of JSON: {"digest": …}, {"refused": why}, where nothing that a node could do would
+/// help, or {"unknown": why}.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The site's settings
+    #[arg(long, value_name = "FILE")]
+    site: Option<PathBuf>,
+    /// Whatever a store has under the name
+    #[arg(long)]
+    fresh: bool,
+    #[arg(value_name = "REF")]
+    reference: Reference,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
+    let config = match &arguments.site {
+        Some(site) => Config::load_from(site),
+        None => Config::load(),
+    };
+    let mut config = config.map_err(|e| Report::from(&e))?;
+    let network = &mut config.network;
+    for limit in [
+        &mut network.give_up_after,
+        &mut network.connect_timeout,
+        &mut network.idle_timeout,
+        &mut network.max_retry_after,
+    ] {
+        *limit = (*limit).min(PATIENCE);
+    }
+    let reference = &arguments.reference;
+    let tag = if arguments.fresh { Tag::Fresh } else { Tag::Stored };
+    let resolved = match pull::resolve(reference, tag, &config) {
+        Ok(digest) => Resolved::Digest(digest),
+        Err(error) => {
+            let line = Report::from(&error).during(format_args!("pull {reference}")).line;
+            match &error {
+                Error::Registry(error) if error.is_final() => Resolved::Refused(line),
+                _ => Resolved::Unknown(line),
+            }
+        }
+    };
+    output::data(&resolved.to_line());
+    Ok(())
+}
