@@ -59,6 +59,8 @@ enum Verb {
     #[command(hide = true)]
     Resolve(resolve::Arguments),
     #[command(hide = true)]
+    Tidy(resolve::Tidy),
+    #[command(hide = true)]
     Manual(completion::Manual),
 }
 
@@ -98,6 +100,7 @@ pub fn main() -> ExitCode {
         Verb::Doctor(arguments) => doctor::run(&arguments),
         Verb::Completion(arguments) => completion::run(&arguments),
         Verb::Resolve(arguments) => resolve::run(&arguments),
+        Verb::Tidy(arguments) => resolve::tidy(&arguments),
         Verb::Manual(arguments) => completion::manual(&arguments),
     };
     output::exit(result)

@@ -1,4 +1,5 @@
-//! `shifter resolve REF`: what the plugin asks where a job is submitted.
+//! Verbs for Shifter itself: what the plugin asks where a job is submitted, and what a leader asks of the
+//! other nodes of its step.
 
 use std::path::PathBuf;
 
@@ -60,5 +61,22 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
         }
     };
     output::data(&resolved.to_line());
+    Ok(())
+}
+
+/// Remove what was sent to this node and is not wanted here.
+#[derive(Debug, Args)]
+pub(crate) struct Tidy {
+    /// Where it was sent to
+    dir: PathBuf,
+    /// What its names begin with
+    prefix: String,
+}
+
+pub(crate) fn tidy(arguments: &Tidy) -> Result<(), Report> {
+    // By mistake it must not be somebody's files.
+    if arguments.prefix.starts_with(".shifter-") {
+        pull::tidy(&arguments.dir, &arguments.prefix);
+    }
     Ok(())
 }

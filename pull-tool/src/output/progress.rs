@@ -108,6 +108,8 @@ pub(crate) struct Progress {
     total: u64,
     /// The node that is waited for.
     leader: Option<String>,
+    /// Other nodes say so.
+    is_told: bool,
     summary: Option<Summary>,
 }
 
@@ -126,6 +128,7 @@ impl Progress {
             rate: None,
             total: 0,
             leader: None,
+            is_told: false,
             summary: None,
         }
     }
@@ -186,7 +189,8 @@ impl Progress {
             }
             Event::Squashing { bytes } => json!({"event": "squashing", "bytes": bytes}),
             Event::Waiting => json!({"event": "waiting"}),
-            Event::Following { node, bytes, total } => {
+            Event::Leading => json!({"event": "leading"}),
+            Event::Following { node, bytes, total, .. } => {
                 json!({"event": "following", "node": node, "bytes": bytes, "total": total})
             }
             Event::Begin { digest, layers, bytes } => json!({
@@ -221,11 +225,13 @@ impl Progress {
                 let text = format!("waiting for another process that is {going_on}");
                 self.say(&format!("{text} {}", self.image));
             }
-            Event::Following { node, bytes: done, total } => {
+            Event::Leading => self.leader = None,
+            Event::Following { node, bytes: done, total, is_told } => {
+                self.is_told = *is_told;
                 let node = printable(node);
                 let is_new = self.leader.as_ref() != Some(&node);
                 self.leader = Some(node);
-                if is_new || self.reminded.elapsed() >= REMINDER {
+                if !is_told && (is_new || self.reminded.elapsed() >= REMINDER) {
                     self.reminded = Instant::now();
                     self.say(&self.following(*done, *total));
                 }
@@ -248,6 +254,9 @@ impl Progress {
                 } else if self.reminded.elapsed() >= REMINDER {
                     self.reminded = Instant::now();
                     if self.leader.is_some() {
+                        if self.is_told {
+                            return;
+                        }
                         return self.say(&self.following(*done, self.total));
                     }
                     let how_far = format!("{} of {}", bytes(*done), bytes(self.total));

@@ -28,7 +28,11 @@ pub enum Event<'a> {
         bytes: u64,
         /// Compressed bytes of the image; 0 if that is not known yet.
         total: u64,
+        /// There are so many nodes that it is enough if another one says so.
+        is_told: bool,
     },
+    /// This node pulls the image for all.
+    Leading,
     /// The layers begin.
     Begin {
         /// The image's manifest.

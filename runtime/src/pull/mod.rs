@@ -45,7 +45,7 @@ use self::{documents::found_in, error::no_files, event::Troubles, fan::Feed};
 pub use self::{
     error::Error,
     event::{Event, Flight, Layer, Span, Summary},
-    fan::{Failure, Fleet},
+    fan::{Failure, Fleet, tidy},
 };
 use crate::{
     config::{Config, SquashfsRun},

@@ -262,6 +262,7 @@ impl Store {
 
     /// Takes note that a process is gone, and goes on with what it was writing.
     pub(crate) fn bury(&mut self, dead: Dead) {
+        lease::take_from(&self.locks(), &dead);
         self.blobs.bury(dead);
     }
 

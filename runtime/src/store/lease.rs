@@ -225,6 +225,18 @@ pub(super) fn pins(locks: &Path, own: &Owner) -> Vec<Digest> {
     alive.flat_map(|seen| seen.pins()).collect()
 }
 
+/// Takes all of a process's leases away, which is known to be gone. Best effort: after a silence they
+/// are taken anyway.
+pub(super) fn take_from(locks: &Path, dead: &Dead) {
+    for entry in fs::read_dir(locks).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Some(seen) = Seen::at(&path) else { continue };
+        if seen.owner().is_some_and(|owner| owner.place == dead.place && owner.pid == dead.pid) {
+            let _ = take_away(&path, &seen);
+        }
+    }
+}
+
 /// Removes what dead processes of this machine have left. Best effort: nothing depends on it.
 pub(super) fn sweep(locks: &Path, own: &Owner) {
     for entry in fs::read_dir(locks).into_iter().flatten().flatten() {

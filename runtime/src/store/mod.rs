@@ -11,6 +11,8 @@
 //!   squashfs/HEX.sqfs     the image whose manifest has that digest, as one file, if wanted
 //!   locks/HEX             lease: one puller per image, and what it needs meanwhile
 //!   locks/squashfs-HEX    lease: one writer of that file
+//!   locks/lead-KEY        lease: who brings an image for all nodes of a job, and how far it is
+//!   locks/lead-KEY-STEP   why it could not
 //!   locks/index           lease: one writer of the index
 //!   partial/spool.…       an archive that is being imported, a squashfs that is being written;
 //!                         gone with the process
@@ -25,6 +27,7 @@
 //!   locks/HEX             flock: one puller per image and node; shared by who begins to use it
 //!   steps/                what the ranks of a step share (container::join)
 //!   containers/           what was written in those that stay (kept)
+//!   outbox/               layers on their way to other nodes; gone with the process
 //!   mnt/                  where each container's private mount namespace builds its root
 //! ```
 //!

@@ -90,17 +90,9 @@ impl Node {
         &self.blobs
     }
 
-    /// Makes a place for layers that are on their way to other nodes, and removes what dead processes
-    /// have left of theirs.
+    /// Makes a place for layers that are on their way to other nodes.
     pub(crate) fn outbox(&self) -> Result<Outbox, Error> {
-        let dir = self.root.join("outbox");
-        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
-            if !is_being_written(&entry.file_name().to_string_lossy()) {
-                // Best effort: nothing depends on it.
-                let _ = fs::remove_dir_all(entry.path());
-            }
-        }
-        let root = fresh_path(&dir, Path::new("out"));
+        let root = fresh_path(&self.root.join("outbox"), Path::new("out"));
         for part in ["blobs/sha256", "partial"] {
             let path = root.join(part);
             let made = DirBuilder::new().mode(0o700).recursive(true).create(&path);
@@ -189,9 +181,14 @@ impl Node {
         Ok(Stage { parent, path, tree, done: false })
     }
 
-    /// Removes what dead processes left in `partial/`: memory, here. `except` is being made.
+    /// Removes what dead processes left in `partial/` and `outbox/`: memory, here. `except` is being made.
     /// Best effort: nothing depends on it.
     pub(super) fn sweep(&self, except: Option<&Digest>) {
+        for entry in fs::read_dir(self.root.join("outbox")).into_iter().flatten().flatten() {
+            if !is_being_written(&entry.file_name().to_string_lossy()) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
         let Ok(entries) = fs::read_dir(self.root.join("partial")) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name();

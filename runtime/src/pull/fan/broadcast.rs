@@ -19,7 +19,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     env,
     fs::{self, File},
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, mpsc},
@@ -40,12 +40,15 @@ use super::{
 use crate::{
     oci::{Descriptor, Platform},
     registry::chance,
+    request::{NO_REQUEST, REQUEST_VAR},
     store::{Blobs, Node, Store},
     sys::{interrupt::Caught, process::end_with_parent},
 };
 
 /// Slurm's program.
 const PROGRAM: &str = "sbcast";
+/// The name of the file that is locked while somebody is at it.
+const LOCK: &str = "lock";
 /// Bytes that it sends at once. Its own choice, half a megabyte, costs a round through the whole tree
 /// for each; slurmd takes no more than 64 MB at once.
 const BLOCK: &str = "8m";
@@ -87,6 +90,8 @@ pub(super) fn bring(
 struct Inbox {
     dir: PathBuf,
     prefix: String,
+    /// Tells others on this node that somebody is here who removes them.
+    lock: Option<File>,
 }
 
 /// A leader, as far as this node has heard of it.
@@ -107,8 +112,13 @@ impl Inbox {
         let above = node.path().parent().filter(|dir| access(*dir, AccessFlags::W_OK).is_ok());
         let dir = above.unwrap_or(node.path()).to_owned();
         let prefix = format!(".shifter-{}-{}-{}-", geteuid(), wish.fleet.step, wish.key());
-        sweep(&dir, &prefix);
-        Ok(Inbox { dir, prefix })
+        sweep(&dir);
+        let mut lock = File::options();
+        lock.read(true).write(true).create(true).truncate(false).mode(0o600);
+        // Best effort: what stays is swept later.
+        let lock = lock.custom_flags(libc::O_NOFOLLOW).open(dir.join(format!("{prefix}{LOCK}")));
+        let lock = lock.ok().filter(|lock| lock.try_lock_shared().is_ok());
+        Ok(Inbox { dir, prefix, lock })
     }
 
     fn files(&self) -> Vec<(String, PathBuf, u64)> {
@@ -149,10 +159,52 @@ impl Inbox {
         leaders.sort_by_key(|leader| leader.note.as_ref().map_or(u32::MAX, |note| note.number));
         leaders
     }
+}
 
-    fn layer(&self, leader: &str, layer: &Descriptor) -> PathBuf {
-        self.dir.join(format!("{leader}.layer-{}", layer.digest.hex()))
+/// Removes what was sent to this node under names that begin with `prefix`, unless somebody is here who
+/// will.
+pub(super) fn tidy(dir: &Path, prefix: &str) {
+    let lock = File::open(dir.join(format!("{prefix}{LOCK}")));
+    if !lock.is_ok_and(|lock| lock.try_lock().is_err()) {
+        files(dir, prefix).iter().for_each(|(_, path, _)| _ = fs::remove_file(path));
     }
+}
+
+/// Has [`tidy`] run on all nodes of the step, if some of them may have the image, or nobody left who
+/// wants it: all get what is sent, and there it would stay. Best effort: otherwise it is swept by the
+/// user's next step there.
+fn tidy_everywhere(wish: &Wish<'_>, inbox: &Inbox) {
+    let fleet = wish.fleet;
+    let (Some(job), Ok(program)) = (fleet.step.split('.').next(), env::current_exe()) else {
+        return;
+    };
+    let mut srun = Command::new("srun");
+    let own = |name: &str| ["PATH", "HOME", "SLURM_CONF"].contains(&name);
+    let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    names.filter(|name| !own(name)).for_each(|name| _ = srun.env_remove(name));
+    srun.env(REQUEST_VAR, NO_REQUEST).arg(format!("--jobid={job}")).args(["--overlap", "--quiet"]);
+    srun.args(fleet.list.iter().map(|list| format!("--nodelist={list}")));
+    srun.arg(format!("--nodes={}", fleet.nodes)).arg(format!("--ntasks={}", fleet.nodes));
+    srun.args(["--ntasks-per-node=1", "--mpi=none", "--gres=none", "--export=NONE"]);
+    srun.args(["--input=none", "--output=none", "--error=none", "--chdir=/", "--job-name=tidy"]);
+    srun.arg(program).arg("tidy").arg(&inbox.dir).arg(&inbox.prefix);
+    srun.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    end_with_parent(&mut srun);
+    let Ok(mut child) = srun.spawn() else { return };
+    let began = Instant::now();
+    while matches!(child.try_wait(), Ok(None)) {
+        if began.elapsed() > SILENCE {
+            // It may have ended by now.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        sleep(LOOK);
+    }
+}
+
+/// Where a leader's layer comes to.
+fn layer_in(dir: &Path, leader: &str, layer: &Descriptor) -> PathBuf {
+    dir.join(format!("{leader}.layer-{}", layer.digest.hex()))
 }
 
 /// The caller's files in a directory that others may write to.
@@ -168,13 +220,33 @@ fn files(dir: &Path, prefix: &str) -> Vec<(String, PathBuf, u64)> {
     found.collect()
 }
 
-/// Removes what was sent to this node for a step that has not taken it, or has taken it already.
-fn sweep(dir: &Path, prefix: &str) {
-    let all = format!(".shifter-{}-", geteuid());
-    for (name, path, _) in files(dir, &all) {
-        let modified = fs::metadata(&path).and_then(|file| file.modified()).ok();
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        if let Some(lock) = self.lock.take()
+            && (lock.unlock().is_ok() && lock.try_lock().is_ok())
+        {
+            // The last of this node's.
+            let _ = fs::remove_file(self.dir.join(format!("{}{LOCK}", self.prefix)));
+        }
+    }
+}
+
+/// Removes what was sent to this node for a step whose processes were killed, or that has never begun
+/// here.
+fn sweep(dir: &Path) {
+    let all = files(dir, &format!(".shifter-{}-", geteuid()));
+    let is_held = |path: &Path| File::open(path).is_ok_and(|lock| lock.try_lock().is_err());
+    let locks: BTreeMap<String, bool> = all
+        .iter()
+        .filter_map(|(name, path, _)| Some((name.strip_suffix(LOCK)?.to_owned(), is_held(path))))
+        .collect();
+    for (name, path, _) in &all {
+        let modified = fs::metadata(path).and_then(|file| file.modified()).ok();
         let age = modified.and_then(|at| at.elapsed().ok()).unwrap_or_default();
-        if !name.starts_with(prefix) && age > 2 * SILENCE {
+        let held =
+            locks.iter().find(|(prefix, _)| name.starts_with(*prefix)).map(|(_, held)| *held);
+        if !held.unwrap_or(age <= 2 * SILENCE) {
+            // Best effort: it is for the next one.
             let _ = fs::remove_file(path);
         }
     }
@@ -189,7 +261,7 @@ fn follow(
 ) -> Result<Outcome, Error> {
     let note = leader.note.clone().unwrap_or_default();
     let gone = Received { inbox, leader: &leader.name };
-    note.tell(tell);
+    note.tell(wish.fleet, tell);
     if let Some(failure) = note.failure {
         return Err(Error::Elsewhere(failure));
     }
@@ -207,7 +279,7 @@ fn follow(
     };
     let (dir, name) = (inbox.dir.clone(), leader.name.clone());
     let find = move |layer: &Descriptor| {
-        let path = Inbox { dir: dir.clone(), prefix: String::new() }.layer(&name, layer);
+        let path = layer_in(&dir, &name, layer);
         // What was read of it is taken out of it.
         let file = File::options().read(true).write(true).open(&path);
         file.ok().map(|file| (path, file))
@@ -303,6 +375,7 @@ impl Drop for Received<'_> {
 
 /// Pulls the image onto this node, and sends its layers as they are complete.
 fn lead(wish: &Wish<'_>, inbox: &Inbox, tell: &mut dyn FnMut(Event<'_>)) -> Result<Outcome, Error> {
+    tell(Event::Leading);
     let nonce = format!("{:08x}", (chance() * f64::from(u32::MAX)) as u32);
     let name = format!("{}{}.{nonce}", inbox.prefix, wish.fleet.number);
     let _own_copies = Received { inbox, leader: &name };
@@ -368,7 +441,12 @@ fn lead(wish: &Wish<'_>, inbox: &Inbox, tell: &mut dyn FnMut(Event<'_>)) -> Resu
             tell(Event::Trouble(&format!("{why}; the other nodes pull for themselves")));
             Ok(Outcome::Here(documents.resolved))
         }
-        (Ok(_), Ok(())) => Ok(Outcome::Here(documents.resolved)),
+        (Ok(_), Ok(())) => {
+            if wish.fleet.number != 0 {
+                tidy_everywhere(wish, inbox);
+            }
+            Ok(Outcome::Here(documents.resolved))
+        }
     }
 }
 
@@ -506,7 +584,8 @@ mod tests {
     #[test]
     fn only_the_callers_own_files_are_looked_at() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let inbox = Inbox { dir: dir.path().to_owned(), prefix: ".shifter-0-1.0-k-".to_owned() };
+        let (dir_path, prefix) = (dir.path().to_owned(), ".shifter-0-1.0-k-".to_owned());
+        let inbox = Inbox { dir: dir_path, prefix, lock: None };
         let name = |what: &str| dir.path().join(format!(".shifter-0-1.0-k-{what}"));
         let note = |number| Note { number, ..Note::default() }.say();
         fs::write(name("7.aa.note-0"), note(7)).expect("write");

@@ -7,6 +7,8 @@ use crate::registry::chance;
 /// So long after its own start a node waits for a leader that may have started later, at least; and so
 /// much longer at most.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// In a fleet of so many nodes, each says what it waits for.
+const ALL_SPEAK: u32 = 16;
 const MAX_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The nodes of a Slurm step, and which of them this process is on.
@@ -20,6 +22,8 @@ pub struct Fleet {
     pub(super) node: String,
     /// This node's number among them.
     pub(super) number: u32,
+    /// Their names, as Slurm lists them.
+    pub(super) list: Option<String>,
     /// How many there are.
     pub(super) nodes: u32,
     /// It is one of several components of a heterogeneous job.
@@ -48,9 +52,15 @@ impl Fleet {
             number_of_step: name,
             node: env("SLURMD_NODENAME").unwrap_or_else(|| "another node".to_owned()),
             number: number("SLURM_NODEID").unwrap_or(0),
+            list: env("SLURM_STEP_NODELIST").filter(|_| step.is_some()),
             nodes,
             is_component: env("SLURM_HET_SIZE").is_some(),
         })
+    }
+
+    /// Whether this node says what it waits for. Of many it is enough if one does.
+    pub(super) fn speaks_for_followers(&self) -> bool {
+        self.nodes <= ALL_SPEAK || self.number == 1
     }
 
     /// How long this node looks for a leader before it becomes one. Node 0 does not look; of the others

@@ -124,6 +124,12 @@ pub(super) fn bring(
     Ok(wish.known)
 }
 
+/// Removes from `dir` what was sent to this node under names that begin with `prefix`, unless some process
+/// of this node is about to take it.
+pub fn tidy(dir: &std::path::Path, prefix: &str) {
+    broadcast::tidy(dir, prefix);
+}
+
 impl Wish<'_> {
     /// What the image is known by among the nodes of the step.
     fn key(&self) -> String {
@@ -218,8 +224,9 @@ impl Note {
         serde_json::to_string(self).expect("text and numbers always serialise")
     }
 
-    fn tell(&self, tell: &mut dyn FnMut(Event<'_>)) {
-        tell(Event::Following { node: &self.node, bytes: self.bytes, total: self.total });
+    fn tell(&self, fleet: &Fleet, tell: &mut dyn FnMut(Event<'_>)) {
+        let (node, is_told) = (self.node.as_str(), !fleet.speaks_for_followers());
+        tell(Event::Following { node, bytes: self.bytes, total: self.total, is_told });
     }
 
     /// Whether the documents that came with it are all there, each what its name says.

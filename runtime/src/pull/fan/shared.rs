@@ -49,7 +49,7 @@ pub(super) fn bring(
                     return Ok(outcome);
                 }
                 if last.as_ref() != Some(&note) {
-                    note.tell(tell);
+                    note.tell(wish.fleet, tell);
                 }
                 last = Some(note);
             }
@@ -102,6 +102,7 @@ fn lead(
     if let Some(resolved) = wish.known.as_ref().filter(|_| wish.is_here().unwrap_or(false)) {
         return Ok(Outcome::Here(resolved.clone()));
     }
+    tell(Event::Leading);
     let mut note = wish.note();
     lease.note(&note.say());
     let brought = lead_alone(wish, store.clone(), lease, &mut note, tell);
@@ -178,7 +179,7 @@ fn follow(
         store.blobs().look_anew();
         return Ok(None);
     };
-    note.tell(tell);
+    note.tell(wish.fleet, tell);
     let blobs = store.blobs().clone();
     let feed = Arc::new(Feed::new(Box::new(move |layer| blobs.open(layer))));
     let (mut version, mut done) = (0, note.done);
