@@ -230,7 +230,7 @@ fn is_first_of_node() -> bool {
 }
 
 /// The node's name as Slurm has it.
-fn node_name() -> String {
+pub(crate) fn node_name() -> String {
     let name = env::var_os("SLURMD_NODENAME").or_else(|| gethostname().ok());
     name.map_or_else(|| "node".to_owned(), |name| name.to_string_lossy().into_owned())
 }

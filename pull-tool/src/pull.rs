@@ -1,5 +1,7 @@
 //! `shifter pull REF`.
 
+mod nodes;
+
 use clap::{Args, ValueEnum};
 use runtime::{Config, oci::Platform, pull, report::Report};
 
@@ -19,6 +21,12 @@ pub(crate) struct Arguments {
     /// Where to put it
     #[arg(long, value_enum, default_value_t = To::Both)]
     to: To,
+    /// Bring it to all nodes of the job that this is typed in, by one pull
+    #[arg(long, conflicts_with_all = ["to", "squashfs", "login", "platform", "json"])]
+    nodes: bool,
+    /// This is one of those nodes
+    #[arg(long, hide = true)]
+    in_step: bool,
     /// Also write it to your store as one file, which runs from a parallel file system without being
     /// expanded
     #[arg(long)]
@@ -73,6 +81,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
 
 fn pull(arguments: &Arguments) -> Result<(), Report> {
     let reference = image::in_registry(&arguments.reference, "pull")?;
+    match arguments {
+        Arguments { nodes: true, .. } => return nodes::pull(&reference, arguments.quiet),
+        Arguments { in_step: true, .. } => return nodes::pull_here(&reference, arguments.quiet),
+        _ => {}
+    }
     let platform = platform(arguments.platform.as_deref())?;
     let mut config = Config::load().map_err(|e| Report::from(&e))?;
     if arguments.login || arguments.who.is_given() {

@@ -186,3 +186,31 @@ fn a_jobs_script_brings_the_image_for_its_steps() {
     run(site.srun("store", 3, &image, &["true"])).success();
     site.assert_read_once("script");
 }
+
+#[test]
+fn an_image_is_brought_to_a_job_beforehand() {
+    need!(root, slurm, registry, busybox, userns);
+    let site = site();
+    let image = site.image("before");
+    let program = site.sandbox.prefix().join("bin/shifter-pull");
+    let pull = |nodes: bool| {
+        let mut command = match nodes {
+            true => site.cluster.command(&site.user, "salloc"),
+            false => site.cluster.command(&site.user, &program.to_string_lossy()),
+        };
+        if nodes {
+            command.args(["--quiet", &format!("--nodes={NODES}")]).arg(&program);
+        }
+        command.env("SHIFTER_FAN_OUT", "broadcast").args(["--nodes", &image]);
+        run(command)
+    };
+    let said = pull(false).failure(2);
+    assert!(said.contains("salloc -N4 shifter-pull --nodes IMAGE"), "{said}");
+    let name = pull(true).success();
+    assert!(name.starts_with(&format!("{image}@sha256:")) && name.lines().count() == 1, "{name}");
+    site.assert_read_once("before");
+    site.registry.clear_accesses();
+    let outcome = run(site.srun("broadcast", NODES, &image, &["true"]));
+    assert_eq!((outcome.code, site.reads("before")), (0, vec![]), "{outcome}");
+    assert_eq!(site.left_on_nodes(), "");
+}

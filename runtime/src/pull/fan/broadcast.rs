@@ -70,24 +70,24 @@ pub(super) fn is_possible(fleet: &Fleet) -> bool {
 
 pub(super) fn bring(
     wish: &mut Wish<'_>,
+    inbox: &Inbox,
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, Error> {
-    let inbox = Inbox::of(wish)?;
     let (began, patience) = (Instant::now(), wish.fleet.patience());
     loop {
         let leaders = inbox.look();
         if let Some(leader) = leaders.into_iter().find(|leader| leader.note.is_some()) {
-            return follow(wish, &inbox, leader, tell);
+            return follow(wish, inbox, leader, tell);
         }
         if began.elapsed() >= patience {
-            return lead(wish, &inbox, tell);
+            return lead(wish, inbox, tell);
         }
         sleep(LOOK.mul_f64(0.5 + chance()));
     }
 }
 
 /// Where files that are sent come to.
-struct Inbox {
+pub(super) struct Inbox {
     dir: PathBuf,
     prefix: String,
     /// Tells others on this node that somebody is here who removes them.
@@ -106,7 +106,7 @@ struct Leader {
 }
 
 impl Inbox {
-    fn of(wish: &Wish<'_>) -> Result<Inbox, Error> {
+    pub(super) fn of(wish: &Wish<'_>) -> Result<Inbox, Error> {
         let node = Node::open(&wish.config.node_dir).map_err(Error::Node)?;
         // A node that has not begun yet has no node directory.
         let above = node.path().parent().filter(|dir| access(*dir, AccessFlags::W_OK).is_ok());
@@ -225,8 +225,8 @@ impl Drop for Inbox {
         if let Some(lock) = self.lock.take()
             && (lock.unlock().is_ok() && lock.try_lock().is_ok())
         {
-            // The last of this node's.
-            let _ = fs::remove_file(self.dir.join(format!("{}{LOCK}", self.prefix)));
+            // The last of this node's: whoever has sent something, nobody here wants it any more.
+            self.files().iter().for_each(|(_, path, _)| _ = fs::remove_file(path));
         }
     }
 }

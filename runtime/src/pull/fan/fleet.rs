@@ -58,6 +58,11 @@ impl Fleet {
         })
     }
 
+    /// Whether this is the first of the nodes.
+    pub fn is_first(&self) -> bool {
+        self.number == 0
+    }
+
     /// Whether this node says what it waits for. Of many it is enough if one does.
     pub(super) fn speaks_for_followers(&self) -> bool {
         self.nodes <= ALL_SPEAK || self.number == 1

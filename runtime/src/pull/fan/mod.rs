@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 
+use self::broadcast::Inbox;
 pub(super) use self::feed::Feed;
 pub use self::{feed::Failure, fleet::Fleet};
 use super::{Documents, Error, Event, Local, Pull, Remote, documents::found_in};
@@ -97,20 +98,25 @@ pub(super) fn bring(
 ) -> Result<Option<Digest>, Error> {
     let known = known.or_else(|| reference.digest().cloned());
     let mut wish = Wish { reference, known, fleet, config, dead: Vec::new() };
+    if wish.is_here()? {
+        return Ok(wish.known);
+    }
     let way = match config.fan_out {
         FanOut::Auto if Store::is_on_network(&config.store) => FanOut::Store,
         FanOut::Auto => FanOut::Broadcast,
         way => way,
     };
+    let inbox = match way {
+        FanOut::Broadcast if broadcast::is_possible(fleet) => Some(Inbox::of(&wish)?),
+        _ => None,
+    };
     for _ in 0..MAX_LEADERS {
         if wish.is_here()? {
             return Ok(wish.known);
         }
-        let outcome = match way {
-            FanOut::Store => shared::bring(&mut wish, tell)?,
-            FanOut::Broadcast if broadcast::is_possible(fleet) => {
-                broadcast::bring(&mut wish, tell)?
-            }
+        let outcome = match (way, &inbox) {
+            (FanOut::Store, _) => shared::bring(&mut wish, tell)?,
+            (_, Some(inbox)) => broadcast::bring(&mut wish, inbox, tell)?,
             _ => return Ok(wish.known),
         };
         match outcome {

@@ -133,17 +133,16 @@ fn lead_alone(
     note: &mut Note,
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Digest, Error> {
-    let pinned;
     let remote = Remote::new(Some(wish.reference), wish.config);
-    let mut pull = wish.pull(&remote)?;
-    let documents = pull.documents(wish.known.clone(), &Platform::host(), tell)?;
+    let documents = wish.pull(&remote)?.documents(wish.known.clone(), &Platform::host(), tell)?;
     for (digest, document) in &documents.raw {
         store.blobs().put_document(digest, document)?;
     }
     *note = note.clone().with(&documents);
     lease.note(&note.say());
     // A tag that a job has filled the store for must not stay what it is now.
-    pinned = wish.reference.pinned(documents.resolved.clone());
+    let pinned = wish.reference.pinned(documents.resolved.clone());
+    let mut pull = wish.pull(&remote)?;
     (pull.reference, pull.store, pull.keep) = (Some(&pinned), Some(store), true);
     let mut noted = Instant::now();
     pull.bring(&documents, &mut |event| {
