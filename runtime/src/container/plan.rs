@@ -247,7 +247,8 @@ impl Facts {
         let edits = &injection.edits;
         let devices = edits.devices.iter().map(|device| &*device.target);
         let mounted = edits.mounts.iter().map(|mount| &*mount.target);
-        let targets: Vec<&Path> = devices.chain(mounted).chain(asked).collect();
+        let memory = edits.tmpfs.iter().map(|memory| Path::new(&memory.target));
+        let targets: Vec<&Path> = devices.chain(mounted).chain(memory).chain(asked).collect();
         let dev = devices::mounts(&targets);
         Ok(Facts { injection, dev, ..facts })
     }
@@ -542,7 +543,13 @@ fn injected(facts: &Facts, there: &[Mount]) -> Vec<Mount> {
     let devices = edits.devices.iter().filter(|device| !is_there(&device.source, &device.target));
     let devices = devices.map(|device| bind(&device.source, &device.target, Access::ReadWrite));
     let mounts = edits.mounts.iter().filter(|mount| !is_there(&mount.source, &mount.target));
-    let mounts = mounts.map(|mount| bind(&mount.source, &mount.target, mount.access));
+    let mounts =
+        mounts.map(|mount| (&*mount.target, bind(&mount.source, &mount.target, mount.access)));
+    let memory = edits.tmpfs.iter();
+    let memory = memory.map(|memory| (Path::new(&memory.target), Mount::Tmpfs(memory.clone())));
+    let mut mounts: Vec<_> = memory.chain(mounts).collect();
+    mounts.sort_by_key(|(target, _)| target.components().count());
+    let mounts = mounts.into_iter().map(|(_, mount)| mount);
     let links = applied.links.iter().filter(|link| !is_same_inside(there, &link.path));
     let links = links.map(|link| Mount::Link(link.clone()));
     let files = applied
