@@ -13,6 +13,7 @@
 //! GPU each, they share the container that the first has built.
 
 pub mod amd;
+mod graphics;
 pub mod nvidia;
 
 use std::ffi::OsString;
