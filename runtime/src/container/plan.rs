@@ -24,6 +24,7 @@ use crate::{
     inject::{
         self, Applied, Injection, Link, access,
         access::Denial,
+        gpu::require,
         mpi::{self, Wanted},
     },
     kept::{self, Record},
@@ -390,6 +391,7 @@ fn compose(
         mounts.push(Mount::File { target: path.into(), content: text.into() });
     }
     mounts.extend(binds);
+    let unmet = require::warning(&own.env, &env, &facts.injection, &facts.applied);
     Ok(Plan {
         image: image.source.clone(),
         digest: image.digest.clone(),
@@ -404,7 +406,8 @@ fn compose(
         argv,
         options: run.options.clone(),
         injected: facts.injection.told.clone(),
-        warnings: [&facts.injection.warnings[..], &facts.applied.warnings].concat(),
+        warnings: [&facts.injection.warnings[..], &facts.applied.warnings, unmet.as_slice()]
+            .concat(),
     })
 }
 

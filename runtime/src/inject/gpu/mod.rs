@@ -15,6 +15,7 @@
 pub mod amd;
 mod graphics;
 pub mod nvidia;
+pub(crate) mod require;
 
 use std::ffi::OsString;
 
