@@ -87,13 +87,20 @@ install: build
 	    file=$(SHARE)/$${shell#*:}; \
 	    mkdir -p $${file%/*} && $(RELEASE)/shifter completion $${shell%%:*} >$$file || exit; \
 	done
+	# Shells look for a command's completion by its name.
+	ln -sf shifter $(SHARE)/bash-completion/completions/shifter-pull
+	ln -sf shifter.fish $(SHARE)/fish/vendor_completions.d/shifter-pull.fish
+	sed -n '/^#compdef shifter-pull/,$$p' $(SHARE)/zsh/site-functions/_shifter \
+	    >$(SHARE)/zsh/site-functions/_shifter-pull
 	@echo 'Slurm loads the plugin when $(PREFIX)/share/shifter/plugstack.conf is where that file says'
 
 # The site's settings stay.
 uninstall:
 	rm -f $(BIN)/shifter $(BIN)/shifter-pull $(DESTDIR)$(PLUGIN)
 	rm -f $(SHARE)/man/man1/shifter.1 $(SHARE)/man/man1/shifter-*.1
-	rm -f $(foreach shell,$(COMPLETIONS),$(SHARE)/$(lastword $(subst :, ,$(shell))))
+	rm -f $(SHARE)/bash-completion/completions/shifter $(SHARE)/bash-completion/completions/shifter-pull
+	rm -f $(SHARE)/zsh/site-functions/_shifter $(SHARE)/zsh/site-functions/_shifter-pull
+	rm -f $(SHARE)/fish/vendor_completions.d/shifter.fish $(SHARE)/fish/vendor_completions.d/shifter-pull.fish
 	rm -rf $(SHARE)/shifter
 	@echo 'if plugstack.conf names $(PLUGIN), take that line out: no job starts with it'
 

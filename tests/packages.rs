@@ -65,7 +65,20 @@ fn assert_installed(root: &Path, prefix: &str, lib: &str) {
     assert!(read(&format!("{share}/shifter/shifter.toml")).contains("\nmax_expansion = "));
     let profile = read(&format!("{share}/shifter/apparmor"));
     assert!(profile.contains(&format!("profile shifter {prefix}/bin/shifter{{,-pull}} ")));
-    assert!(read(&format!("{share}/bash-completion/completions/shifter")).contains("shifter-pull"));
+    // Shells look for a command's completion by its name.
+    for (file, says) in [
+        ("bash-completion/completions/shifter", "complete -F _shifter "),
+        ("bash-completion/completions/shifter-pull", " shifter-pull\n"),
+        ("zsh/site-functions/_shifter", "#compdef shifter\n"),
+        ("zsh/site-functions/_shifter-pull", "#compdef shifter-pull\n"),
+        ("fish/vendor_completions.d/shifter.fish", "complete -c shifter "),
+        ("fish/vendor_completions.d/shifter-pull.fish", "complete -c shifter-pull "),
+    ] {
+        let text = read(&format!("{share}/{file}"));
+        let is_zsh = file.starts_with("zsh");
+        let found = if is_zsh { text.starts_with(says) } else { text.contains(says) };
+        assert!(found, "{file}: {text}");
+    }
 }
 
 #[test]
