@@ -4,11 +4,14 @@
 # make bench      how fast, beside others: tables, also in BENCH_DIR/results with a picture of a
 #                 pull; BENCH_ROUNDS, BENCH_IMAGES, BENCH_PEERS …: see tests/bench/main.rs
 # make fuzz       what reads bytes from outside, SECONDS=60 for each target; see tests/fuzz/run.sh
-# make install    into PREFIX, below DESTDIR
+# make install    into PREFIX (libraries into LIBDIR), below DESTDIR; make uninstall
+# make deb, rpm   a package of what was built, in target/deb or target/rpm
 # Root is needed by demo, test and bench (daemons that change users), and to install packages.
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 BENCH_TOOLS ?= ../shared/bench
 SECONDS ?= 60
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
@@ -17,7 +20,7 @@ export CARGO_TARGET_DIR := $(TARGET)
 export BENCH_DIR ?= $(TARGET)/bench
 export BENCH_TOOLS
 
-.PHONY: all build faults demo test lint bench fuzz install clean
+.PHONY: all build faults demo test lint bench fuzz install uninstall deb rpm clean
 
 all: build
 
@@ -58,18 +61,61 @@ fuzz:
 	tests/setup.sh build fuzz
 	tests/fuzz/run.sh $(SECONDS)
 
+# Under running jobs, too: a file takes the place of its predecessor in one step, and who has that one
+# open keeps it.
+put = install -m $(1) $(2) $(3).new && mv -f $(3).new $(3)
+BIN := $(DESTDIR)$(PREFIX)/bin
+SHARE := $(DESTDIR)$(PREFIX)/share
+PLUGIN := $(LIBDIR)/slurm/shifter.so
+SITE := $(DESTDIR)/etc/shifter/shifter.toml
+COMPLETIONS := bash:bash-completion/completions/shifter zsh:zsh/site-functions/_shifter \
+    fish:fish/vendor_completions.d/shifter.fish
+
 install: build
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/slurm $(DESTDIR)$(PREFIX)/share/shifter
-	install -m 755 $(RELEASE)/shifter $(RELEASE)/shifter-pull $(DESTDIR)$(PREFIX)/bin/
-	install -m 755 $(RELEASE)/libshifter_spank.so $(DESTDIR)$(PREFIX)/lib/slurm/shifter.so
-	install -m 644 runtime/src/default.toml $(DESTDIR)$(PREFIX)/share/shifter/shifter.toml
-	$(RELEASE)/shifter manual $(DESTDIR)$(PREFIX)/share/man/man1
-	for shell in bash:bash-completion/completions/shifter zsh:zsh/site-functions/_shifter \
-	    fish:fish/vendor_completions.d/shifter.fish; do \
-	    file=$(DESTDIR)$(PREFIX)/share/$${shell#*:}; \
+	install -d $(BIN) $(dir $(DESTDIR)$(PLUGIN)) $(SHARE)/shifter $(dir $(SITE))
+	$(call put,755,$(RELEASE)/shifter,$(BIN)/shifter)
+	$(call put,755,$(RELEASE)/shifter-pull,$(BIN)/shifter-pull)
+	$(call put,755,$(RELEASE)/libshifter_spank.so,$(DESTDIR)$(PLUGIN))
+	install -m 644 runtime/src/default.toml $(SHARE)/shifter/shifter.toml
+	for file in plugstack.conf apparmor; do \
+	    sed 's|@PREFIX@|$(PREFIX)|g; s|@PLUGIN@|$(PLUGIN)|g' packaging/$$file \
+	        >$(SHARE)/shifter/$$file || exit; \
+	done
+	test -e $(SITE) || sed 's|@PREFIX@|$(PREFIX)|g' packaging/shifter.toml >$(SITE)
+	$(RELEASE)/shifter manual $(SHARE)/man/man1
+	for shell in $(COMPLETIONS); do \
+	    file=$(SHARE)/$${shell#*:}; \
 	    mkdir -p $${file%/*} && $(RELEASE)/shifter completion $${shell%%:*} >$$file || exit; \
 	done
-	@echo 'plugstack.conf: required $(PREFIX)/lib/slurm/shifter.so shifter=$(PREFIX)/bin/shifter'
+	# Shells look for a command's completion by its name.
+	ln -sf shifter $(SHARE)/bash-completion/completions/shifter-pull
+	ln -sf shifter.fish $(SHARE)/fish/vendor_completions.d/shifter-pull.fish
+	sed -n '/^#compdef shifter-pull/,$$p' $(SHARE)/zsh/site-functions/_shifter \
+	    >$(SHARE)/zsh/site-functions/_shifter-pull
+	@echo 'Slurm loads the plugin when $(PREFIX)/share/shifter/plugstack.conf is where that file says'
+
+# The site's settings stay.
+uninstall:
+	rm -f $(BIN)/shifter $(BIN)/shifter-pull $(DESTDIR)$(PLUGIN)
+	rm -f $(SHARE)/man/man1/shifter.1 $(SHARE)/man/man1/shifter-*.1
+	rm -f $(SHARE)/bash-completion/completions/shifter $(SHARE)/bash-completion/completions/shifter-pull
+	rm -f $(SHARE)/zsh/site-functions/_shifter $(SHARE)/zsh/site-functions/_shifter-pull
+	rm -f $(SHARE)/fish/vendor_completions.d/shifter.fish $(SHARE)/fish/vendor_completions.d/shifter-pull.fish
+	rm -rf $(SHARE)/shifter
+	@echo 'if plugstack.conf names $(PLUGIN), take that line out: no job starts with it'
+
+deb: build
+	rm -rf $(TARGET)/deb
+	$(MAKE) --old-file=build install PREFIX=/usr LIBDIR=/usr/lib DESTDIR=$(TARGET)/deb/root
+	packaging/deb.sh $(TARGET)/deb $(VERSION)
+
+rpm: build
+	rm -rf $(TARGET)/rpm
+	rpmbuild -bb --build-in-place --nodeps --define 'version $(VERSION)' \
+	    --define '_topdir $(TARGET)/rpm' --define 'make $(MAKE) --old-file=build' \
+	    packaging/shifter.spec
+	mv $(TARGET)/rpm/RPMS/*/*.rpm $(TARGET)/rpm
+	@echo $(TARGET)/rpm/*.rpm
 
 clean:
 	$(CARGO) clean

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::PathBuf,
+    process::Command,
     sync::{LazyLock, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -198,7 +199,7 @@ fn an_image_is_run_from_its_file() {
     let dir = site.sandbox.make_dir("source", 0o777);
     image::busybox().build().write_layout(&dir.join("layout"), "1");
     let sh = |script: &str| {
-        let mut sh = std::process::Command::new("sh");
+        let mut sh = Command::new("sh");
         sh.args(["-ec", script]).current_dir(&dir);
         run(sh).success();
     };
@@ -307,6 +308,60 @@ fn a_wrong_environment_file_is_refused_before_the_job_is_queued() {
     let stderr = site.srun(&[&format!("--container={}", file.display()), "true"]).failure(125);
     let says = format!("shifter: n1: {}: mount /no/such/dir → /x: no such", file.display());
     assert!(stderr.contains(&says), "{stderr}");
+    site.assert_unharmed();
+}
+
+#[test]
+fn an_upgrade_harms_no_step_that_runs_and_serves_those_that_start() {
+    need!(root, slurm, registry, busybox, userns);
+    let site = site();
+    let (up, go) = (site.marker("upgrade-up"), site.marker("upgrade-go"));
+    let script = format!(
+        "touch {up}; while [ ! -e {go} ]; do sleep 0.05; done; cat /etc/os-release",
+        up = up.display(),
+        go = go.display()
+    );
+    let job = site.cluster.sbatch(
+        &site.user,
+        &[&site.option()],
+        &format!("#!/bin/sh\n{script}\nexit 4\n"),
+    );
+    eventually(Duration::from_secs(30), "the old step to run", || up.exists().then_some(()));
+
+    // As dpkg, rpm and `make install` do it, again and again: a new file in the place of the old.
+    // Not by this process: what it forks meanwhile would have the new file open for writing.
+    let prefix = site.sandbox.prefix();
+    let stop = site.marker("upgrade-stop");
+    let upgrades = "while [ ! -e \"$0\" ]; do for file in bin/shifter lib/slurm/shifter.so; do \
+                    install -m 755 $file $file.new && mv -f $file.new $file || exit; done; \
+                    echo upgraded; done";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", upgrades]).arg(&stop).current_dir(&prefix);
+    let (outcomes, upgraded) = std::thread::scope(|scope| {
+        let upgraded = scope.spawn(|| run(shell));
+        let outcomes =
+            [(); 4].map(|()| site.srun(&["-N2", &site.option(), "cat", "/etc/os-release"]));
+        fs::write(&stop, "").expect("a file");
+        (outcomes, upgraded.join().expect("it does not panic"))
+    });
+    for outcome in outcomes {
+        assert_eq!(outcome.success(), image::OS_RELEASE.repeat(2));
+    }
+    let count = upgraded.success().lines().count();
+    assert!(count > 4, "{count} upgrades while steps started");
+
+    // Who starts now runs the new program; who ran before ends as if nothing had been.
+    let mark = site.marker("upgrade-new");
+    let (old, new) = (prefix.join("bin/shifter"), prefix.join("bin/shifter-new"));
+    fs::rename(&old, &new).expect("a file can be renamed");
+    let text = format!("#!/bin/sh\n: >{}\nexec {} \"$@\"\n", mark.display(), new.display());
+    site.sandbox.write_script(&old, text);
+    assert_eq!(site.srun(&[&site.option(), "cat", "/etc/os-release"]).success(), image::OS_RELEASE);
+    fs::rename(&new, &old).expect("a file can be renamed");
+    assert!(mark.exists(), "the step ran the program that had been replaced");
+    fs::write(&go, "").expect("a file");
+    assert_eq!(site.cluster.wait_job(job).exit_code, "4:0");
+    assert!(site.cluster.job_output(job).ends_with(image::OS_RELEASE));
     site.assert_unharmed();
 }
 

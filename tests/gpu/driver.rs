@@ -27,6 +27,14 @@ impl Driver {
     /// Builds it, with two GPUs.
     pub(crate) fn install(sandbox: &Sandbox) -> Driver {
         let root = sandbox.make_dir("fake-driver", 0o755);
+        for (name, text) in [
+            ("usr/share/glvnd/egl_vendor.d/10_nvidia.json", "egl\n"),
+            ("etc/vulkan/icd.d/nvidia_icd.json", "vulkan\n"),
+        ] {
+            let path = root.join(name);
+            sandbox.make_dir(path.parent().expect("it is in a directory"), 0o755);
+            sandbox.write(path, text);
+        }
         for dir in ["dev", "usr/lib64", "usr/bin", "compat"] {
             sandbox.make_dir(root.join(dir), 0o755);
         }

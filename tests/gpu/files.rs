@@ -133,3 +133,51 @@ fn other_vendors_need_no_code() {
     let said = fixtures::run(command);
     assert!(said.stdout.contains("libcuda=/opt/net/lib/libcuda.so"), "{said}");
 }
+
+#[test]
+fn memory_can_be_mounted_and_what_takes_privileges_is_named() {
+    need!(root, registry, busybox, userns, fake_gpu);
+    let root = SITE.driver.0.display();
+    let file = |version: &str, edits: &str| {
+        format!(
+            r#"{{"cdiVersion":"{version}","kind":"site.org/scratch","devices":[{{"name":"all",
+            "containerEdits":{{{edits}}}}}]}}"#
+        )
+    };
+    let asked = |text: &str, words: &[&str]| {
+        SITE.with_files(&[("0/site.json", text)], &["--device", "site.org/scratch=all"], words)
+    };
+    let memory = |options: &str| {
+        let edits = format!(
+            r#""mounts":[{{"hostPath":"{root}/usr/bin","containerPath":"/scratch/own/bin"}},
+            {{"hostPath":"tmpfs","containerPath":"/scratch/own","type":"tmpfs","options":[{options}]}}]"#
+        );
+        file("0.4.0", &edits)
+    };
+    let script = "echo x >/scratch/own/file && ls /scratch/own /scratch/own/bin && \
+                  grep ' /scratch/own ' /proc/mounts | grep -o 'noexec\\|size=1024k\\|mode=700'";
+    let options = r#""nosuid","nodev","noexec","size=1m","mode=0700","rprivate""#;
+    let said = asked(&memory(options), &["sh", "-c", script]);
+    let expected = "/scratch/own:\nbin\nfile\n\n/scratch/own/bin:\nnvidia-smi\n";
+    assert_eq!(said.success(), format!("{expected}noexec\nsize=1024k\nmode=700\n"));
+    for (option, says) in [
+        ("ro", "tmpfs \"/scratch/own\", option \"ro\": it is not supported"),
+        ("uid=5", "option \"uid=5\": it is not supported"),
+        ("size=half", "option \"size=half\": a size is"),
+    ] {
+        refused(&asked(&memory(&format!("\"{option}\"")), &["true"]), 125, &["site.json: ", says]);
+    }
+    for (edits, says) in [
+        (r#""intelRdt":{"closID":"x"}"#, "intelRdt cannot be had without privileges"),
+        (
+            r#""netDevices":[{"hostInterfaceName":"eth7","name":"eth0"}]"#,
+            "network interface \"eth7\" cannot be had without privileges",
+        ),
+        (
+            r#""mounts":[{"hostPath":"/dev/sdz","containerPath":"/x","type":"ext4"}]"#,
+            "a mount of type \"ext4\" cannot be had",
+        ),
+    ] {
+        refused(&asked(&file("1.1.0", edits), &["true"]), 125, &["site.json: ", says]);
+    }
+}

@@ -5,6 +5,7 @@ mod denied;
 mod driver;
 mod files;
 mod slurm;
+mod wishes;
 
 use std::{
     path::PathBuf,

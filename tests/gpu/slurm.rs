@@ -1,5 +1,7 @@
 //! GPUs as Slurm gives them out: real daemons, a real gres.conf, fake devices.
 
+use std::process::Command;
+
 use fixtures::{Cluster, need};
 
 use crate::SITE;
@@ -68,4 +70,64 @@ fn a_wrong_word_is_refused_before_the_job_is_queued() {
         said.stderr.contains("srun-odd.toml:2") && said.stderr.contains("expected auto"),
         "{said}"
     );
+}
+
+/// Control groups that slurmd makes for its node, and leaves.
+struct Groups;
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        let mut find = Command::new("find");
+        find.args(["/sys/fs/cgroup/devices/slurm_n1", "/sys/fs/cgroup/freezer/slurm_n1"]);
+        find.args(["-depth", "-type", "d", "-exec", "rmdir", "{}", "+"]);
+        // If steps of a failed test are in them still, they stay.
+        let _ = find.status();
+    }
+}
+
+#[test]
+fn with_constrained_devices_a_task_sees_those_that_it_was_given() {
+    need!(root, slurm, registry, busybox, userns, fake_gpu, slurm_cgroups);
+    let _groups = Groups;
+    let settings = [("TaskPlugin", "task/cgroup"), ("ProctrackType", "proctrack/cgroup")];
+    let cluster = Cluster::start_with(&SITE.sandbox, 1, &settings).with_plugin();
+    cluster.set_cgroup_conf(
+        "CgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\nConstrainDevices=yes\n",
+    );
+    let devices = SITE.driver.path("dev/nvidia[0-1]");
+    cluster.set_gres(&format!("Name=gpu File={devices}\n"), "gpu:2");
+    // A file of its own: the cluster of another test has one too.
+    let (driver, node_dir) = (SITE.driver.0.display(), SITE.sandbox.node_dir(&SITE.user));
+    let settings =
+        format!("node_dir = {node_dir:?}\n[gpu]\ncdi_dirs = []\ndriver_root = \"{driver}\"\n");
+    let config = SITE.sandbox.write("constrained.toml", settings);
+    let line = cluster.plugin_line();
+    let (line, _) = line.rsplit_once("config=").expect("it names a file");
+    cluster.set_plugstack(&[&format!("{line}config={}", config.display())]);
+
+    let image = SITE.registry.name("glibc:1");
+    let option = format!("--container={image}");
+    let srun = |args: &[&str]| cluster.srun(&SITE.user, args);
+    assert_eq!(srun(&["--gres=gpu:1", &option, "nvidia-smi"]).success(), SITE.says(1));
+    assert_eq!(srun(&["--gres=gpu:2", &option, "nvidia-smi"]).success(), SITE.says(2));
+    // The tasks of one container have one each, whoever has built it.
+    let each = ["-n2", "--gres=gpu:2", "--gpus-per-task=1", "--gpu-bind=single:1"];
+    let show = "nvidia-smi; echo $CUDA_VISIBLE_DEVICES; readlink /proc/self/ns/mnt";
+    let said = srun(&[&each[..], &[&option, "sh", "-c", show]].concat());
+    let lines: Vec<_> = said.stdout.lines().collect();
+    let count = |line: &str| lines.iter().filter(|other| **other == line).count();
+    assert_eq!((count(SITE.says(1).trim()), count("0")), (2, 2), "{said}");
+    let namespaces: Vec<_> = lines.iter().filter(|line| line.starts_with("mnt:")).collect();
+    assert!(namespaces.len() == 2 && namespaces[0] == namespaces[1], "{said}");
+    // A job without one is a job without the driver, and told so if it has asked.
+    let said = srun(&[&option, "sh", "-c", "nvidia-smi || echo none"]);
+    assert_eq!(said.success(), "none\n");
+    let text = format!("image = {image:?}\ngpu = \"all\"\n");
+    let file = SITE.sandbox.write("constrained-all.toml", text);
+    let said = srun(&[&format!("--container={}", file.display()), "true"]);
+    for part in ["none is allocated to this job", "dev/nvidia0 and 1 more", "--gres=gpu:1"] {
+        assert!(said.stderr.contains(part), "no {part:?} in {said}");
+    }
+    assert_ne!(said.code, 0, "{said}");
+    cluster.wait_idle();
 }

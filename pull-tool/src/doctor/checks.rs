@@ -58,18 +58,18 @@ fn containers(node: Option<&Node>) -> Finding {
     };
     let rootfs = dir.join(format!("doctor.{}", std::process::id()));
     let made = DirBuilder::new().mode(0o700).create(&rootfs);
+    let made = made.map_err(|e| Report::system(&format!("make {}", rootfs.display()), &e));
     let outcome = made.and_then(|()| {
-        let mut build = Command::new(env::current_exe()?);
+        let program = env::current_exe().unwrap_or_else(|_| "shifter".into());
+        let mut build = Command::new(&program);
         build.args(["doctor", "--build"]).arg(&rootfs);
-        build.stdin(Stdio::null()).stdout(Stdio::null()).output()
+        let outcome = build.stdin(Stdio::null()).stdout(Stdio::null()).output();
+        outcome.map_err(|e| Report::system(&format!("start {}", program.display()), &e))
     });
     // It was made to be removed.
     let _ = fs::remove_dir(&rootfs);
     match outcome {
-        Err(error) => {
-            let says = format!("cannot be tried: {}: {error}", rootfs.display());
-            Finding::new(WHAT, State::Fails, says)
-        }
+        Err(report) => Finding::new(WHAT, State::Fails, format!("cannot be tried: {report}")),
         Ok(outcome) if outcome.status.success() => {
             Finding::new(WHAT, State::Works, "user and mount namespaces, overlay")
         }

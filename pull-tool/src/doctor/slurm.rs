@@ -50,13 +50,21 @@ pub(super) fn check() -> Vec<Finding> {
         Some(line) => line.check(),
         None => {
             let says = format!("{stack} does not name the plugin: srun has no --container of ours");
-            let line = "required /usr/local/lib/slurm/shifter.so shifter=/usr/local/bin/shifter";
             Finding::new("Slurm plugin", State::Limited, says)
-                .mend(Who::Admin, format!("add the line: {line}"))
+                .mend(Who::Admin, format!("add the line: {}", wanted(std::env::current_exe().ok())))
         }
     });
     findings.push(mpi());
     findings
+}
+
+/// The line that plugstack.conf should have, for the program that is asked.
+fn wanted(program: Option<PathBuf>) -> String {
+    let program = program.unwrap_or_else(|| "/usr/bin/shifter".into());
+    let prefix = program.ancestors().nth(2).unwrap_or(Path::new("/usr"));
+    let plugin = |lib: &str| prefix.join(lib).join("slurm/shifter.so");
+    let plugin = Some(plugin("lib64")).filter(|path| path.exists()).unwrap_or(plugin("lib"));
+    format!("required {} shifter={}", plugin.display(), program.display())
 }
 
 /// How ranks that Slurm starts find each other: what its `srun --mpi=list` offers.
@@ -201,6 +209,19 @@ mod tests {
             let parts: Vec<_> = name_pattern.split('*').collect();
             assert_eq!(matches(name, &parts), fits, "{pattern} {name}");
         }
+    }
+
+    #[test]
+    fn the_line_that_is_missing_fits_the_program_that_says_so() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (prefix, program) = (dir.path().display(), dir.path().join("bin/shifter"));
+        let line = |lib: &str| {
+            format!("required {prefix}/{lib}/slurm/shifter.so shifter={prefix}/bin/shifter")
+        };
+        assert_eq!(wanted(Some(program.clone())), line("lib"));
+        std::fs::create_dir_all(dir.path().join("lib64/slurm")).expect("a directory");
+        std::fs::write(dir.path().join("lib64/slurm/shifter.so"), "").expect("a file");
+        assert_eq!(wanted(Some(program)), line("lib64"));
     }
 
     #[test]

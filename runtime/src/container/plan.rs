@@ -24,6 +24,7 @@ use crate::{
     inject::{
         self, Applied, Injection, Link, access,
         access::Denial,
+        gpu::require,
         mpi::{self, Wanted},
     },
     kept::{self, Record},
@@ -247,7 +248,8 @@ impl Facts {
         let edits = &injection.edits;
         let devices = edits.devices.iter().map(|device| &*device.target);
         let mounted = edits.mounts.iter().map(|mount| &*mount.target);
-        let targets: Vec<&Path> = devices.chain(mounted).chain(asked).collect();
+        let memory = edits.tmpfs.iter().map(|memory| Path::new(&memory.target));
+        let targets: Vec<&Path> = devices.chain(mounted).chain(memory).chain(asked).collect();
         let dev = devices::mounts(&targets);
         Ok(Facts { injection, dev, ..facts })
     }
@@ -389,6 +391,7 @@ fn compose(
         mounts.push(Mount::File { target: path.into(), content: text.into() });
     }
     mounts.extend(binds);
+    let unmet = require::warning(&own.env, &env, &facts.injection, &facts.applied);
     Ok(Plan {
         image: image.source.clone(),
         digest: image.digest.clone(),
@@ -403,7 +406,8 @@ fn compose(
         argv,
         options: run.options.clone(),
         injected: facts.injection.told.clone(),
-        warnings: [&facts.injection.warnings[..], &facts.applied.warnings].concat(),
+        warnings: [&facts.injection.warnings[..], &facts.applied.warnings, unmet.as_slice()]
+            .concat(),
     })
 }
 
@@ -542,7 +546,13 @@ fn injected(facts: &Facts, there: &[Mount]) -> Vec<Mount> {
     let devices = edits.devices.iter().filter(|device| !is_there(&device.source, &device.target));
     let devices = devices.map(|device| bind(&device.source, &device.target, Access::ReadWrite));
     let mounts = edits.mounts.iter().filter(|mount| !is_there(&mount.source, &mount.target));
-    let mounts = mounts.map(|mount| bind(&mount.source, &mount.target, mount.access));
+    let mounts =
+        mounts.map(|mount| (&*mount.target, bind(&mount.source, &mount.target, mount.access)));
+    let memory = edits.tmpfs.iter();
+    let memory = memory.map(|memory| (Path::new(&memory.target), Mount::Tmpfs(memory.clone())));
+    let mut mounts: Vec<_> = memory.chain(mounts).collect();
+    mounts.sort_by_key(|(target, _)| target.components().count());
+    let mounts = mounts.into_iter().map(|(_, mount)| mount);
     let links = applied.links.iter().filter(|link| !is_same_inside(there, &link.path));
     let links = links.map(|link| Mount::Link(link.clone()));
     let files = applied

@@ -149,6 +149,8 @@ pub(crate) struct Applied {
     pub(crate) links: Vec<Link>,
     /// What goes before the image's `LD_LIBRARY_PATH`.
     pub(crate) library_path: Vec<PathBuf>,
+    /// The version of the libcuda that programs load, where there is one of a driver's.
+    pub(crate) libcuda: Option<String>,
     pub(crate) warnings: Vec<String>,
 }
 
@@ -157,7 +159,9 @@ pub(crate) fn apply(edits: &Edits, tree: &Tree<'_>) -> Applied {
     let mut applied = Applied { links: edits.symlinks.clone(), ..Applied::default() };
     let mut entries = Vec::new();
     if let Some(version) = &edits.cuda_compat {
-        entries.extend(compat(version, tree));
+        let own = compat(version, tree);
+        applied.libcuda = Some(own.as_ref().map_or(version, |(own, _)| own).clone());
+        entries.extend(own.into_iter().flat_map(|(_, entries)| entries));
     }
     let has_compat = !entries.is_empty();
     for dir in &edits.ld_dirs {
@@ -239,26 +243,23 @@ fn is_library(name: &OsStr) -> bool {
 
 /// The image's own libcuda and its kin, if they are newer than the host's driver and can work with it
 /// ([CUDA Compatibility](https://docs.nvidia.com/deploy/cuda-compatibility/)). They say so
-/// themselves, or their version does.
-fn compat(host: &str, tree: &Tree<'_>) -> Vec<Entry> {
+/// themselves, or their version does, which comes along.
+fn compat(host: &str, tree: &Tree<'_>) -> Option<(String, Vec<Entry>)> {
     let major = |version: &str| version.split('.').next().and_then(|n| n.parse::<u32>().ok());
-    let Some(host) = major(host) else { return Vec::new() };
+    let host = major(host)?;
     let names = tree.list(COMPAT_DIR);
     let version = |name: &OsString| {
         let version = name.to_str()?.strip_prefix("libcuda.so.")?;
-        major(version).filter(|_| version.contains('.'))
+        version.contains('.').then(|| Some((version.to_owned(), major(version)?)))?
     };
-    let Some((libcuda, own)) = names.iter().find_map(|name| Some((name, version(name)?))) else {
-        return Vec::new();
-    };
+    let (libcuda, (version, own)) = names.iter().find_map(|name| Some((name, version(name)?)))?;
     let read = |name: &OsString| Library::read(tree.file(&Path::new(COMPAT_DIR).join(name))?);
-    let Some(library) = read(libcuda) else { return Vec::new() };
-    let fits = match library.drivers.as_slice() {
+    let fits = match read(libcuda)?.drivers.as_slice() {
         [] => own > host,
         drivers => drivers.contains(&host),
     };
     if !fits {
-        return Vec::new();
+        return None;
     }
     let entry = |name: &OsString| {
         let library = read(name)?;
@@ -267,7 +268,9 @@ fn compat(host: &str, tree: &Tree<'_>) -> Vec<Entry> {
         let path = Path::new(COMPAT_DIR).join(file);
         Some(Entry { name: soname, path, flags: library.flags, hwcap: 0 })
     };
-    names.iter().filter(|name| is_library(name)).filter_map(entry).collect()
+    let libraries = names.iter().filter(|name| is_library(name));
+    let entries: Vec<_> = libraries.filter_map(entry).collect();
+    (!entries.is_empty()).then_some((version, entries))
 }
 
 #[cfg(test)]

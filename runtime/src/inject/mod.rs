@@ -35,7 +35,7 @@ use std::{
 };
 
 use crate::{
-    options::{Access, CdiName},
+    options::{Access, CdiName, Tmpfs},
     report::printable,
 };
 
@@ -47,6 +47,8 @@ pub use self::gpu::find;
 pub struct Edits {
     /// Files and directories of the host.
     pub mounts: Vec<Bind>,
+    /// Memory, empty at first.
+    pub tmpfs: Vec<Tmpfs>,
     /// Devices of the host.
     pub devices: Vec<Device>,
     /// Variables; of one name, the last counts.
@@ -102,11 +104,17 @@ pub struct Mask {
 impl Edits {
     /// Adds others: where two mount at one place, the later does.
     pub fn add(&mut self, more: Edits) {
-        self.mounts.retain(|old| !more.mounts.iter().any(|new| new.target == old.target));
+        let mounted = |target: &Path| {
+            more.mounts.iter().any(|new| new.target == target)
+                || more.tmpfs.iter().any(|new| Path::new(&new.target) == target)
+        };
+        self.mounts.retain(|old| !mounted(&old.target));
+        self.tmpfs.retain(|old| !mounted(Path::new(&old.target)));
         self.devices.retain(|old| !more.devices.iter().any(|new| new.target == old.target));
         self.symlinks.retain(|old| !more.symlinks.iter().any(|new| new.path == old.path));
         self.masks.retain(|old| !more.masks.iter().any(|new| new.path == old.path));
         self.mounts.extend(more.mounts);
+        self.tmpfs.extend(more.tmpfs);
         self.devices.extend(more.devices);
         self.symlinks.extend(more.symlinks);
         self.masks.extend(more.masks);

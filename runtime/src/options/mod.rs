@@ -25,7 +25,7 @@ pub use device::{CdiName, DeviceSpec, Gpu};
 pub(crate) use device::{is_cdi_device, is_cdi_kind};
 pub use env::{EnvFileError, EnvSpec, read_env_file};
 pub use mount::{Access, Bind, Exec, MountSpec, Tmpfs};
-pub(crate) use mount::{absolute, check_target};
+pub(crate) use mount::{Known, absolute, check_target};
 pub use mpi::Mpi;
 pub(crate) use mpi::is_stack_name;
 pub use table::{Asked, Batch, Caller, Flag, Read, Row, TABLE, Tag, Takes};

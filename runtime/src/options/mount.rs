@@ -92,13 +92,11 @@ impl MountSpec {
         let (target, options) = text.split_once(':').unwrap_or((text, ""));
         let mut spec = Tmpfs::at(target);
         for option in options.split(',').filter(|option| !option.is_empty()) {
-            match option.split_once('=') {
-                Some(("size", size)) => spec.size = Some(parse_size(size).map_err(refuse)?),
-                Some(("mode", mode)) => spec.mode = Some(parse_mode(mode).map_err(refuse)?),
-                None if option == "noexec" => spec.exec = Exec::Refused,
-                // So it is.
-                None if ["rw", "exec", "nosuid", "nodev"].contains(&option) => {}
-                _ => return Err(refuse("expected size=SIZE, mode=MODE or noexec after the colon")),
+            match spec.set(option).map_err(refuse)? {
+                Known::Yes => {}
+                Known::No => {
+                    return Err(refuse("expected size=SIZE, mode=MODE or noexec after the colon"));
+                }
             }
         }
         check_target(target).map_err(refuse)?;
@@ -115,9 +113,29 @@ impl FromStr for MountSpec {
     }
 }
 
+/// Whether an option of a mount is one of those that are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    Yes,
+    No,
+}
+
 impl Tmpfs {
-    fn at(target: &str) -> Tmpfs {
+    pub(crate) fn at(target: &str) -> Tmpfs {
         Tmpfs { target: target.to_owned(), size: None, mode: None, exec: Exec::Allowed }
+    }
+
+    /// Takes an option as mount(8) and docker have it.
+    pub(crate) fn set(&mut self, option: &str) -> Result<Known, &'static str> {
+        match option.split_once('=') {
+            Some(("size", size)) => self.size = Some(parse_size(size)?),
+            Some(("mode", mode)) => self.mode = Some(parse_mode(mode)?),
+            None if option == "noexec" => self.exec = Exec::Refused,
+            // So it is.
+            None if ["rw", "exec", "nosuid", "nodev"].contains(&option) => {}
+            _ => return Ok(Known::No),
+        }
+        Ok(Known::Yes)
     }
 }
 

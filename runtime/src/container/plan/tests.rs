@@ -266,6 +266,7 @@ fn what_devices_need_is_mounted_before_what_the_user_asks_for() {
             files: vec![("/etc/ld.so.cache".into(), b"z".to_vec())],
             links: vec![link("/usr/lib64/libcuda.so"), link("/home/ada/lib/x")],
             library_path: vec!["/usr/lib64".into()],
+            libcuda: None,
             warnings: vec!["musl".into()],
         },
         ..Facts::default()

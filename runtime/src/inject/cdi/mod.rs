@@ -28,7 +28,7 @@ use std::{
 
 use self::spec::{ContainerEdits, Spec};
 use super::{Bind, Device, Edits, Error, Found};
-use crate::options::{Access, CdiName};
+use crate::options::{Access, CdiName, Known, Tmpfs};
 
 /// The files of a node.
 #[derive(Debug, Default)]
@@ -211,6 +211,13 @@ fn read_edits(edits: &ContainerEdits, by: &Path, ignored: &[String]) -> (Edits, 
         }
     }
     for mount in &edits.mounts {
+        if mount.kind.as_deref() == Some("tmpfs") {
+            match memory(mount, by) {
+                Ok(memory) => made.tmpfs.push(memory),
+                Err(error) => problems.push(error),
+            }
+            continue;
+        }
         if !mount.is_bind() {
             let what = format!("a mount of type {:?}", mount.kind.as_deref().unwrap_or_default());
             problems.push(Error::Unsupported { what, by: by.to_owned() });
@@ -240,6 +247,27 @@ fn read_edits(edits: &ContainerEdits, by: &Path, ignored: &[String]) -> (Edits, 
         problems.push(Error::Unsupported { what, by: by.to_owned() });
     }
     (made, problems)
+}
+
+/// A mount of memory, by the options of tmpfs(5).
+fn memory(mount: &spec::Mount, by: &Path) -> Result<Tmpfs, Error> {
+    let mut memory = Tmpfs::at(&mount.container_path);
+    // How mounts travel is the container's matter, and when files were read nobody asks.
+    let idle = |option: &&String| {
+        let known =
+            ["private", "rprivate", "slave", "rslave", "noatime", "relatime", "strictatime"];
+        !known.contains(&&***option) && !option.is_empty()
+    };
+    for option in mount.options.iter().filter(idle) {
+        let problem = match memory.set(option) {
+            Ok(Known::Yes) => continue,
+            Ok(Known::No) => "it is not supported",
+            Err(problem) => problem,
+        };
+        let problem = format!("tmpfs {:?}, option {option:?}: {problem}", mount.container_path);
+        return Err(Error::File { path: by.to_owned(), line: None, problem });
+    }
+    Ok(memory)
 }
 
 /// Adds problems, those that a driver that was replaced makes as one.

@@ -267,8 +267,16 @@ fn what_cannot_be_had_is_a_problem_of_those_who_ask_for_it() {
     let said = with(r#""netDevices":[{"hostInterfaceName":"eth1","name":"b"}]"#);
     assert!(said.contains("network interface \"eth1\""), "{said}");
     assert!(with(r#""intelRdt":{}"#).contains("intelRdt"));
-    let said = with(r#""mounts":[{"hostPath":"tmpfs","containerPath":"/b","type":"tmpfs"}]"#);
-    assert!(said.contains("a mount of type \"tmpfs\""), "{said}");
+    let said = with(r#""mounts":[{"hostPath":"/dev/b","containerPath":"/b","type":"ext4"}]"#);
+    assert!(said.contains("a mount of type \"ext4\""), "{said}");
+    let memory = |option: &str| {
+        with(&format!(
+            r#""mounts":[{{"hostPath":"tmpfs","containerPath":"/b","type":"tmpfs","options":["{option}"]}}]"#
+        ))
+    };
+    assert_eq!(memory("size=1m"), "");
+    assert!(memory("ro").contains("tmpfs \"/b\", option \"ro\": it is not supported"));
+    assert!(memory("mode=9").contains("option \"mode=9\": "), "{}", memory("mode=9"));
     let said = with(
         r#""mounts":[{"hostPath":"/no/a","containerPath":"/a"},{"hostPath":"/no/b","containerPath":"/b"},
         {"hostPath":"/no/c","containerPath":"/c"}]"#,

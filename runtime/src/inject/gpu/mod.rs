@@ -13,7 +13,9 @@
 //! GPU each, they share the container that the first has built.
 
 pub mod amd;
+mod graphics;
 pub mod nvidia;
+pub(crate) mod require;
 
 use std::ffi::OsString;
 

@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     super::{Bind, Device, Edits, Error, Found, Link, Mask, elf::NATIVE, ldcache::Cache},
-    amd,
+    amd, graphics,
 };
 use crate::{
     config::{Capability, Gpu},
@@ -68,6 +68,7 @@ const LIBRARIES: [(Capability, &[&str]); 5] = [
             "libGLESv1_CM_nvidia",
             "libnvidia-glvkspirv",
             "libnvidia-cbl",
+            "libnvidia-allocator",
         ],
     ),
     (Capability::Ngx, &["libnvidia-ngx"]),
@@ -231,8 +232,8 @@ impl Driver {
             |source: &Path| Path::new("/").join(source.strip_prefix(root).unwrap_or(source));
         let bind = |source: PathBuf, access| Bind { target: inside(&source), source, access };
         let is_wanted = |stem: &str, lists: &[(Capability, &[&str])]| {
-            let list = lists.iter().find(|(_, names)| names.contains(&stem));
-            list.is_none_or(|(capability, _)| wants(*capability))
+            let mut lists = lists.iter().filter(|(_, names)| names.contains(&stem)).peekable();
+            lists.peek().is_none() || lists.any(|(capability, _)| wants(*capability))
         };
         let mut edits = Edits { cuda_compat: Some(self.version.clone()), ..Edits::default() };
         for dir in [self.dir.clone(), self.dir.join("vdpau")] {
@@ -264,6 +265,9 @@ impl Driver {
                 access: Access::ReadOnly,
             }));
         }
+        if wants(Capability::Graphics) || wants(Capability::Display) {
+            edits.add(graphics::edits(root, &self.dir, &self.version));
+        }
         let sockets = SOCKETS.iter().map(|path| root.join(path)).filter(|path| path.exists());
         edits.mounts.extend(sockets.map(|path| bind(path, Access::ReadWrite)));
         edits
@@ -271,7 +275,7 @@ impl Driver {
 }
 
 /// The version in a library's name: `535.54.03` of `libcuda.so.535.54.03`.
-fn library_version<'a>(name: &'a str, stem: &str) -> Option<&'a str> {
+pub(super) fn library_version<'a>(name: &'a str, stem: &str) -> Option<&'a str> {
     let version = name.strip_prefix(stem)?.strip_prefix(".so.")?;
     let is_version = version.contains('.') && version.starts_with(|c: char| c.is_ascii_digit());
     is_version.then_some(version)
@@ -285,7 +289,7 @@ fn loaded_version() -> Option<String> {
 }
 
 /// The files of a directory whose names are such, in order.
-fn entries(dir: &Path, is_one: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+pub(super) fn entries(dir: &Path, is_one: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let all = fs::read_dir(dir).into_iter().flatten().flatten();
     let found = all.filter(|entry| entry.file_name().to_str().is_some_and(&is_one));
     let mut paths: Vec<PathBuf> = found.map(|entry| entry.path()).collect();
