@@ -66,6 +66,7 @@ impl Site {
 #[derive(Debug)]
 struct Task {
     pid: u32,
+    #[expect(dead_code, reason = "for the messages of assertions")]
     command: String,
 }
 
@@ -142,9 +143,4 @@ impl Site {
 fn entries(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-}
-
-/// What we have said, but for what a pull says of its progress.
-fn own_lines(stderr: &str) -> Vec<&str> {
-    stderr.lines().filter(|line| line.contains("shifter:") && !line.contains(" pull")).collect()
 }

@@ -1,6 +1,6 @@
 //! Nodes that fail in the middle of something, and jobs that begin anew elsewhere or later.
 
-use std::{fs, time::Duration};
+use std::{fs, thread, time::Duration};
 
 use fixtures::{Fault, Faulty, eventually, image, need};
 use nix::{
@@ -19,7 +19,7 @@ struct Job {
 /// Batch jobs in the middle of a pull, and in the middle of their script. Either would never end, the
 /// first time.
 struct Begun {
-    _registry: Faulty,
+    registry: Faulty,
     name: &'static str,
     jobs: Vec<Job>,
 }
@@ -29,16 +29,15 @@ impl Begun {
         let own = image::Layer::new().file("etc/round", 0o644, name);
         let built = image::busybox().layer(own).build();
         let registry = Faulty::serve(&built);
-        // One blob for each of them.
-        registry.fail("blobs/", pulls.len() * built.blobs().len(), Fault::Stall(1000));
+        registry.fail("blobs/", usize::MAX, Fault::Stall(1000));
         site.registry.push(&format!("{name}:1"), &built);
-        let mut begun = Begun { _registry: registry, name, jobs: Vec::new() };
+        let mut begun = Begun { registry, name, jobs: Vec::new() };
         for &node in pulls {
-            let before = begun._registry.count("blobs/");
-            let option = format!("--container={}", begun._registry.name());
+            let before = begun.registry.count("blobs/");
+            let option = format!("--container={}", begun.registry.name());
             begun.submit(site, node, &option, "#!/bin/sh\ncat /etc/round\n");
-            eventually(Duration::from_secs(30), "the pull", || {
-                (begun._registry.count("blobs/") > before).then_some(())
+            eventually(Duration::from_secs(30), &format!("the pull on n{node}"), || {
+                (begun.registry.count("blobs/") > before).then_some(())
             });
         }
         for &node in runs {
@@ -62,17 +61,15 @@ impl Begun {
 
     /// All of them are done, as if nothing had been.
     fn end(self, site: &Site) {
+        self.registry.recover();
         for job in &self.jobs {
             let id = format!("JobId={}", job.id);
             eventually(Duration::from_secs(60), "the job to be queued again", || {
-                (site.cluster.job(job.id).state != "RUNNING").then_some(())
+                (site.cluster.job(job.id).state == "PENDING").then_some(())
             });
             // Slurm waits a while before it starts it again; that is no part of this.
-            eventually(Duration::from_secs(60), "its second start", || {
-                site.cluster.run_as_admin("scontrol", &["update", &id, "StartTime=now"]);
-                let state = site.cluster.job(job.id).state;
-                (state == "RUNNING" || state == "COMPLETED").then_some(())
-            });
+            thread::sleep(Duration::from_millis(300));
+            site.cluster.run_as_admin("scontrol", &["update", &id, "StartTime=now"]);
             let ended = site.cluster.wait_job(job.id);
             let said = site.cluster.job_output(job.id);
             assert_eq!(ended.state, "COMPLETED", "n{}: {said}", job.node);
@@ -121,6 +118,9 @@ fn a_node_that_fails_comes_back_as_if_nothing_had_been() {
             fs::remove_dir_all(site.node_dir(node)).expect("the node's memory");
         }
     }
+    // It would notice by itself, after SlurmdTimeout.
+    let down = ["update", "NodeName=n[1-4]", "State=DOWN", "Reason=test"];
+    site.cluster.run_as_admin("scontrol", &down).success();
     for node in 1..=NODES {
         site.cluster.start_node(node);
     }
