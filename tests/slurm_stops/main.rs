@@ -1,9 +1,12 @@
 //! Jobs that are stopped, fail, or come by the hundred: whatever happens to them, the nodes, the queue
 //! and the next job are as if nothing had been.
 
+mod arrays;
 mod failures;
 mod nodes;
+mod private;
 mod stops;
+mod tasks;
 
 use std::{
     fs,
