@@ -137,9 +137,10 @@ impl Site {
         jobs.lines().map(str::to_owned).collect()
     }
 
+    /// Cancels the user's jobs, or sends them a signal.
     fn scancel(&self, args: &[&str]) {
-        run(self.client("scancel", &[args, &[&format!("--user={}", self.user.name)]].concat()))
-            .success();
+        let user = format!("--user={}", self.user.name);
+        run(self.client("scancel", &[args, &[&user]].concat())).success();
     }
 }
 
