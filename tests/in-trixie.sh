@@ -11,6 +11,9 @@ release=trixie
 root=$target/tmp/$release
 packages=slurmctld,slurmd,slurm-client,munge,docker-registry,busybox-static,passwd
 packages+=,attr,findutils,util-linux,procps,squashfs-tools,squashfuse,libmpich12
+# debootstrap cannot find the order in which what these need is configured.
+later=skopeo
+made_of=$packages,$later
 
 make_root() {
     mirror=$(apt-get indextargets --format '$(REPO_URI)' \
@@ -21,18 +24,17 @@ make_root() {
     # However it ends, nothing stays mounted.
     unshare --mount debootstrap --variant=minbase --include="$packages" "$release" "$root.new" \
         ${mirror:+"$mirror"} >"$root.log" 2>&1 || { tail -n 20 "$root.log" >&2; exit 1; }
-    # debootstrap cannot find the order in which what it needs is configured.
-    chroot "$root.new" apt-get install -y --no-install-recommends skopeo >>"$root.log" 2>&1 \
-        </dev/null || { tail -n 20 "$root.log" >&2; exit 1; }
+    chroot "$root.new" apt-get install -y --no-install-recommends ${later//,/ } \
+        >>"$root.log" 2>&1 </dev/null || { tail -n 20 "$root.log" >&2; exit 1; }
     rm -f "$root.new"/var/cache/apt/archives/*.deb
-    echo "$packages" >"$root.new/packages"
+    echo "$made_of" >"$root.new/packages"
     mv "$root.new" "$root"
 }
 
 mkdir -p "$target/tmp"
 exec 9>"$root.lock"
 flock 9
-[ "$(cat "$root/packages" 2>/dev/null)" = "$packages" ] || make_root
+[ "$(cat "$root/packages" 2>/dev/null)" = "$made_of" ] || make_root
 exec 9>&-
 # The mounts go with the process. A chroot would not do: there the kernel gives nobody a user
 # namespace.
@@ -43,6 +45,9 @@ exec unshare --mount --propagation private bash -euc '
         mkdir -p "$root$dir"
         mount --rbind "$dir" "$root$dir"
     done
+    # slurmctld looks for srun by the name of the machine.
+    touch "$root/etc/hosts"
+    mount --bind /etc/hosts "$root/etc/hosts"
     cd "$root"
     pivot_root . .
     umount -l .

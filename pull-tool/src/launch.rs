@@ -29,7 +29,10 @@ use runtime::{
     request::{self, ARGV0_VAR, REQUEST_VAR, Request},
     source::Error as Missing,
     store::Node,
-    sys::process::reset_signals,
+    sys::{
+        interrupt::{end_with_parent, is_orphan},
+        process::reset_signals,
+    },
 };
 
 use crate::{
@@ -70,6 +73,8 @@ impl Task {
     /// Runs the command in its container. Returns only if that fails.
     pub(crate) fn run(self) -> ExitCode {
         reset_signals();
+        // A job that a node has lost runs again elsewhere, and is not to run twice.
+        end_with_parent();
         let node = node_name();
         // 32 tasks on a node need not say it 32 times.
         let (report, speaks) = match Setting::find(self.config.as_deref()) {
@@ -114,6 +119,9 @@ impl Task {
             step.fail(&Failure { code: report.exit, text: report.line.clone() });
         });
         let entered = image.and_then(|image| {
+            if is_orphan() {
+                return Err(step_is_over());
+            }
             let run = Run {
                 command: Command::Given(self.command.clone()),
                 script: self.script(),
@@ -222,6 +230,11 @@ fn no_request() -> Report {
         ),
         exit: EXIT_RUNTIME,
     }
+}
+
+fn step_is_over() -> Report {
+    let line = "start task: slurmstepd has ended, and the step with it".to_owned();
+    Report { line, exit: EXIT_RUNTIME }
 }
 
 /// Tells whether this is the first of the step's tasks on this node.

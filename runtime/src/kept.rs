@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Digest, Options,
-    options::{ContainerName, Ids},
+    options::{Access, ContainerName, Front, Home, Ids},
 };
 
 /// The file that is locked; a step's directory has one too.
@@ -93,8 +93,8 @@ impl Record {
         Ok(renameat(&dir, new.as_str(), &dir, RECORD)?)
     }
 
-    /// What of `options` a container that runs does not have, in words.
-    pub(crate) fn lacks(&self, options: &Options) -> Option<String> {
+    /// What of `options` a container that runs does not have, in the words of who asks for it.
+    pub(crate) fn lacks(&self, options: &Options, front: Front) -> Option<String> {
         let has = &self.options;
         if let Some(mount) = options.mounts.iter().find(|mount| !has.mounts.contains(mount)) {
             return Some(format!("without the mount {:?}", mount.to_string()));
@@ -103,19 +103,32 @@ impl Record {
             return Some(format!("without the device {:?}", device.to_string()));
         }
         if let Some(gpu) = options.gpu.as_ref().filter(|gpu| Some(*gpu) != has.gpu.as_ref()) {
-            return Some(format!("without --gpu={gpu}"));
+            return Some(format!("without {}={gpu}", front.spell("container-gpu")));
         }
         let ids = |options: &Options| options.ids.unwrap_or(Ids::Own);
+        let said = |with: &str, option: &str| Some(format!("{with} {}", front.spell(option)));
         match (ids(has), ids(options)) {
-            (Ids::Own, Ids::Root) => return Some("without --remap-root".to_owned()),
-            (Ids::Root, Ids::Own) => return Some("with --remap-root".to_owned()),
+            (Ids::Own, Ids::Root) => return said("without", "container-remap-root"),
+            (Ids::Root, Ids::Own) => return said("with", "container-remap-root"),
             _ => {}
         }
-        if options.root.is_some() && options.root != has.root {
-            return Some("without --readonly".to_owned());
+        let root = |options: &Options| options.root.unwrap_or(Access::ReadWrite);
+        match options.root.map(|_| (root(has), root(options))) {
+            Some((Access::ReadWrite, Access::ReadOnly)) => {
+                return said("without", "container-readonly");
+            }
+            Some((Access::ReadOnly, Access::ReadWrite)) => {
+                return said("with", "container-readonly");
+            }
+            _ => {}
         }
-        if options.home.is_some() && options.home != has.home {
-            return Some("without --no-home".to_owned());
+        let home = |options: &Options| options.home.unwrap_or(Home::Mounted);
+        match options.home.map(|_| (home(has), home(options))) {
+            Some((Home::Mounted, Home::LeftOut)) => {
+                return said("without", "no-container-mount-home");
+            }
+            Some((Home::LeftOut, Home::Mounted)) => return said("with", "no-container-mount-home"),
+            _ => {}
         }
         None
     }
@@ -190,13 +203,29 @@ mod tests {
             ..Options::default()
         };
         let has = record(options(&["/a", "/b:/c"], None));
+        let root = |access| Options { root: Some(access), ..Options::default() };
+        let home = |home| Options { home: Some(home), ..Options::default() };
         for (asked, lacks) in [
             (options(&[], None), None),
             (options(&["/b:/c"], Some(Ids::Own)), None),
+            (root(Access::ReadWrite), None),
+            (home(Home::Mounted), None),
             (options(&["/b:/d"], None), Some("without the mount \"/b:/d\"")),
             (options(&[], Some(Ids::Root)), Some("without --remap-root")),
+            (root(Access::ReadOnly), Some("without --readonly")),
+            (home(Home::LeftOut), Some("without --no-home")),
         ] {
-            assert_eq!(has.lacks(&asked).as_deref(), lacks);
+            assert_eq!(has.lacks(&asked, Front::Run).as_deref(), lacks);
+        }
+        let said = |has: Options, asked| record(has).lacks(&asked, Front::Slurm);
+        let all = Options { gpu: "all".parse().ok(), ..Options::default() };
+        for (has, asked, lacks) in [
+            (root(Access::ReadOnly), root(Access::ReadWrite), "with --container-readonly"),
+            (home(Home::LeftOut), home(Home::Mounted), "with --no-container-mount-home"),
+            (options(&[], Some(Ids::Root)), Options::default(), "with --container-remap-root"),
+            (Options::default(), all, "without --container-gpu=all"),
+        ] {
+            assert_eq!(said(has, asked).as_deref(), Some(lacks));
         }
     }
 

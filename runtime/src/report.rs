@@ -5,6 +5,8 @@
 
 use std::{error::Error, fmt, io};
 
+use crate::request::front;
+
 /// Exit status of a failure that is ours and not the program's, as in docker.
 pub const EXIT_RUNTIME: u8 = 125;
 /// Exit status of a command line that is not understood.
@@ -213,7 +215,10 @@ impl From<&crate::inject::Error> for Report {
             Error::Hook { hook, .. } => {
                 format!("if it can be left out, name it in gpu.ignore_hooks: [\"{hook}\"]")
             }
-            Error::NoGpu { .. } => "run it on a node with GPUs, or leave --gpu out".to_owned(),
+            Error::NoGpu { .. } => {
+                let gpu = front().spell("container-gpu");
+                format!("run it on a node with GPUs, or leave {gpu} out")
+            }
             Error::NoDriver { .. } => {
                 "install the driver's libraries, or say where they are in gpu.driver_root"
                     .to_owned()

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     digest::Digest,
-    options::{Asked, Options},
+    options::{Asked, Front, Options},
     source::Source,
 };
 
@@ -145,6 +145,11 @@ impl Task {
         let task: Task = serde_json::from_str(&text).ok()?;
         (task.pid == std::process::id()).then_some(task)
     }
+}
+
+/// Where what this process does was asked for.
+pub(crate) fn front() -> Front {
+    Task::of_this_process().map_or(Front::Run, |_| Front::Slurm)
 }
 
 #[cfg(test)]

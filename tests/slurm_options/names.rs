@@ -78,6 +78,18 @@ fn a_step_joins_the_one_that_runs() {
     let namespaces: Vec<_> = said.lines().collect();
     assert_eq!(namespaces.len(), 2, "{said}");
     assert_eq!(namespaces[0], namespaces[1], "they are in two containers");
+
+    // One who wants another container than the one that runs is told so in the words that were typed.
+    let steps = "srun -Q --overlap --container-name=lab \
+                      sh -c 'touch /first; while [ ! -e /second ]; do sleep 0.1; done' & \
+                 srun -Q --overlap --container-name=lab \
+                      sh -c 'while [ ! -e /first ]; do sleep 0.1; done'; \
+                 srun -Q --overlap --container-name=lab --container-readonly true; \
+                 srun -Q --overlap --container-name=lab touch /second; wait";
+    let outcome = site.salloc(&[&site.option(), "-N1"], steps);
+    let said = own_lines(&outcome.stderr);
+    assert_eq!(said.len(), 1, "{outcome}");
+    assert!(said[0].contains(": it runs without --container-readonly; end it"), "{outcome}");
     site.assert_unharmed();
 }
 

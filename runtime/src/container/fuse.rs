@@ -50,6 +50,7 @@ use crate::{
     config::SquashfsRun,
     options::{Ids, Options},
     report::chain,
+    request::front,
     sys::{
         mount::proc_path,
         pass,
@@ -92,13 +93,15 @@ pub fn choose(run: SquashfsRun, options: &Options) -> SquashfsRun {
 }
 
 /// Why a container with these options cannot be built on a squashfs, if it cannot.
-pub(super) fn is_unfit(options: &Options) -> Option<&'static str> {
+pub(super) fn is_unfit(options: &Options) -> Option<String> {
     // The files in it have the caller's number, and that is nobody's where the caller's is 0.
     if options.ids == Some(Ids::Root) {
-        return Some("with --remap-root, nothing in it would belong to you");
+        let remap_root = front().spell("container-remap-root");
+        return Some(format!("with {remap_root}, nothing in it would belong to you"));
     }
     // What was written lies over the expanded image already.
-    options.name.is_some().then_some("a container with a name needs an expanded image")
+    let unfit = "a container with a name needs an expanded image";
+    options.name.is_some().then(|| unfit.to_owned())
 }
 
 fn open_device() -> nix::Result<OwnedFd> {

@@ -33,12 +33,16 @@ use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg, OFlag, open, openat},
     sched::{CloneFlags, setns},
-    sys::{signal::kill, stat::Mode},
+    sys::stat::Mode,
     unistd::{Pid, getppid},
 };
 
 use super::{Container, Error, Plan, enter, io_error};
-use crate::{Digest, kept::LOCK, sys::process::start_time};
+use crate::{
+    Digest,
+    kept::LOCK,
+    sys::process::{is_there, start_time},
+};
 
 /// How long a rank that cannot be looked at may stay so. In the middle of `execve` a process
 /// belongs to nobody for a moment (ptrace(2), "dumpable").
@@ -75,10 +79,9 @@ impl Key {
         let (Some(start), Some(parent)) = (start, parent.map(Pid::from_raw)) else {
             return false;
         };
-        match start_time(parent) {
-            Some(time) => start.starts_with('r') || time.to_string() == start,
-            // kill(2) tells of every process, those that hidepid hides too.
-            None => kill(parent, None) != Err(Errno::ESRCH),
+        match start.parse() {
+            Ok(time) => is_there(parent, Some(time)),
+            Err(_) => start.starts_with('r') && is_there(parent, None),
         }
     }
 }

@@ -168,7 +168,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// What is asked for.
-        problem: &'static str,
+        problem: String,
     },
     /// A mount point cannot be made.
     #[error("make mount point {} in {image}", Plain(path))]

@@ -14,6 +14,7 @@ use crate::{
     Digest,
     kept::{self, Record},
     options::ContainerName,
+    request::front,
 };
 
 /// Enters the container that the plan names.
@@ -23,7 +24,7 @@ pub(super) fn enter(plan: &Plan, name: &ContainerName) -> Result<(), Error> {
     if let Some(record) = &record {
         check_image(record, name, &plan.digest)?;
         if let Some((user, mount)) = record.namespaces.and_then(|inside| inside.open()) {
-            if let Some(lacks) = record.lacks(&plan.options) {
+            if let Some(lacks) = record.lacks(&plan.options, front()) {
                 return Err(Error::Lacks { name: name.to_string(), lacks });
             }
             return join::enter_namespaces(&user, &mount)

@@ -28,7 +28,7 @@ pub use mount::{Access, Bind, Exec, MountSpec, Tmpfs};
 pub(crate) use mount::{Known, absolute, check_target};
 pub use mpi::Mpi;
 pub(crate) use mpi::is_stack_name;
-pub use table::{Asked, Batch, Caller, Flag, Read, Row, TABLE, Tag, Takes};
+pub use table::{Asked, Batch, Caller, Flag, Front, Read, Row, TABLE, Tag, Takes};
 
 /// Longest name of a container, in bytes: it becomes a file name.
 const MAX_NAME: usize = 64;

@@ -94,6 +94,30 @@ pub struct Flag {
     pub alias: Option<&'static str>,
 }
 
+/// Where things are asked for: what they are called depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Front {
+    /// By options of `srun`, `sbatch` and `salloc`.
+    Slurm,
+    /// By flags of `shifter run`.
+    Run,
+}
+
+impl Front {
+    /// How an option of the table is written there. A flag that is not in the table, as its values
+    /// are others, has the option's name.
+    pub(crate) fn spell(self, option: &str) -> String {
+        let row = TABLE.iter().find(|row| row.option == option);
+        let flag = row.and_then(|row| row.flag.as_ref()).map(|flag| flag.long);
+        match self {
+            Front::Slurm => format!("--{option}"),
+            Front::Run => {
+                format!("--{}", flag.unwrap_or_else(|| option.trim_start_matches("container-")))
+            }
+        }
+    }
+}
+
 /// What an option takes.
 #[derive(Debug)]
 pub enum Takes {
@@ -404,6 +428,19 @@ mod tests {
             let name = row.option.trim_start_matches("no-").replace('-', "_").to_uppercase();
             let is_opposite = row.option == "container-writable";
             assert!(is_opposite || row.variable == format!("SHIFTER_{name}"), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn an_option_is_called_as_where_it_is_typed() {
+        for (option, flag) in [
+            ("container-mounts", "--volume"),
+            ("container-remap-root", "--remap-root"),
+            ("no-container-mount-home", "--no-home"),
+            ("container-gpu", "--gpu"),
+        ] {
+            assert_eq!(Front::Run.spell(option), flag);
+            assert_eq!(Front::Slurm.spell(option), format!("--{option}"));
         }
     }
 

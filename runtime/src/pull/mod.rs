@@ -34,6 +34,8 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::signal::Signal;
+
 pub(crate) use self::{
     documents::Documents,
     error::no_space,
@@ -56,7 +58,7 @@ use crate::{
     reference::Reference,
     registry,
     store::{self, Blobs, Lease, Node, Store},
-    sys::interrupt::Caught,
+    sys::interrupt::{Caught, is_orphan},
 };
 
 /// How often progress is told and interruption looked for.
@@ -258,6 +260,9 @@ impl<'a> Remote<'a> {
                 self.troubles.tell(tell);
                 if let Ok(answer) = answered {
                     return Ok(answer?);
+                }
+                if is_orphan() {
+                    return Err(Error::Interrupted(Signal::SIGHUP as i32));
                 }
             }
         })

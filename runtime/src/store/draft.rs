@@ -14,11 +14,8 @@ use std::{
 
 use nix::unistd::Pid;
 
-use super::{
-    Error,
-    lease::Dead,
-    owner::{Owner, is_alive},
-};
+use super::{Error, lease::Dead, owner::Owner};
+use crate::sys::process::is_there;
 
 /// For so long nobody on another node has written to what is still being written: a download that
 /// stands still is given up much earlier.
@@ -187,7 +184,7 @@ fn is_abandoned(name: &str, file: &File) -> bool {
     let lock = file.try_lock();
     match (&lock, writer(name)) {
         (Err(TryLockError::WouldBlock), _) => false,
-        (_, Some(pid)) => lock.is_ok() && (pid == Pid::this() || !is_alive(pid)),
+        (_, Some(pid)) => lock.is_ok() && (pid == Pid::this() || !is_there(pid, None)),
         (_, None) => {
             let modified = file.metadata().and_then(|file| file.modified()).ok();
             let silence = modified.and_then(|at| SystemTime::now().duration_since(at).ok());
@@ -209,7 +206,7 @@ pub(super) const SPOOL: &str = "spool";
 /// Whether a process of this node has left a draft of this name and size that nobody will adopt.
 pub(super) fn is_litter(name: &str, size: u64) -> bool {
     let is_useful = size >= MIN_LEFT && !name.starts_with(SPOOL);
-    !is_useful && writer(name).is_some_and(|pid| !is_alive(pid))
+    !is_useful && writer(name).is_some_and(|pid| !is_there(pid, None))
 }
 
 /// Whether the draft of this name is a process's of this node.
@@ -219,7 +216,7 @@ pub(super) fn is_here(name: &str) -> bool {
 
 /// Whether a process of this node may still be writing the draft of this name.
 pub(super) fn is_being_written(name: &str) -> bool {
-    writer(name).is_some_and(is_alive)
+    writer(name).is_some_and(|pid| is_there(pid, None))
 }
 
 #[cfg(test)]

@@ -2,13 +2,9 @@
 
 use std::{fs, os::unix::fs::MetadataExt, sync::LazyLock};
 
-use nix::{
-    errno::Errno,
-    sys::signal::kill,
-    unistd::{Pid, gethostname},
-};
+use nix::unistd::{Pid, gethostname};
 
-use crate::sys::process::start_time;
+use crate::sys::process::{is_there, start_time};
 
 /// One process among all that share a filesystem.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,13 +54,8 @@ impl Owner {
 
     /// Whether this process is there; `None` if only another machine can tell.
     pub(super) fn is_alive(&self, here: &Owner) -> Option<bool> {
-        (!self.place.is_empty() && self.place == here.place).then(|| {
-            match start_time(Pid::from_raw(self.pid)) {
-                Some(start) => start == self.start,
-                // kill(2) tells of every process, those that hidepid hides too.
-                None => is_alive(Pid::from_raw(self.pid)),
-            }
-        })
+        (!self.place.is_empty() && self.place == here.place)
+            .then(|| is_there(Pid::from_raw(self.pid), Some(self.start)))
     }
 }
 
@@ -72,11 +63,6 @@ impl std::fmt::Display for Owner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {} {} {}", self.place, self.pid, self.start, self.host)
     }
-}
-
-/// Whether there is a process of this number.
-pub(super) fn is_alive(pid: Pid) -> bool {
-    kill(pid, None) != Err(Errno::ESRCH)
 }
 
 #[cfg(test)]

@@ -1,10 +1,29 @@
-//! Noticing SIGINT, SIGTERM and SIGHUP, so that a pull can clean up before it ends.
+//! Noticing SIGINT, SIGTERM and SIGHUP, so that a pull can clean up before it ends; and the end of the
+//! process that all is done for.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::{
+    sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
+    unistd::getppid,
+};
 
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
+
+/// The parent that this process is not to outlive; 0 if it may outlive any.
+static PARENT: AtomicI32 = AtomicI32::new(0);
+
+/// From now on what is noted as a signal comprises the end of this process's parent. (The kernel's own,
+/// `PR_SET_PDEATHSIG`, comes with the end of a mere thread of the parent's.)
+pub fn end_with_parent() {
+    PARENT.store(getppid().as_raw(), Ordering::Relaxed);
+}
+
+/// Whether the parent has ended that this process is not to outlive.
+pub fn is_orphan() -> bool {
+    let parent = PARENT.load(Ordering::Relaxed);
+    parent != 0 && getppid().as_raw() != parent
+}
 
 const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
@@ -45,7 +64,8 @@ impl Caught {
     /// The last signal that came, if one did.
     pub fn signal(&self) -> Option<i32> {
         match SIGNAL.load(Ordering::Relaxed) {
-            0 => None,
+            // As of a terminal that is gone.
+            0 => is_orphan().then_some(Signal::SIGHUP as i32),
             signal => Some(signal),
         }
     }

@@ -14,7 +14,7 @@ use nix::{
     sys::{
         prctl::set_pdeathsig,
         resource::{Resource, setrlimit},
-        signal::{SigHandler, SigSet, SigmaskHow, Signal, raise, signal, sigprocmask},
+        signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, raise, signal, sigprocmask},
         wait::waitpid,
     },
     unistd::{ForkResult, Pid, getpid, getppid},
@@ -207,7 +207,64 @@ pub fn end_by(number: Signal) -> ! {
 
 /// When a process started, in ticks since boot (proc_pid_stat(5), field 22).
 pub fn start_time(pid: Pid) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the name of the program, in parentheses and of any content.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    Stat::read(pid).map(|stat| stat.start)
+}
+
+/// Whether the process of this number is there that started at that time; with `None`, any. Others
+/// count as there that cannot be looked at (hidepid).
+///
+/// A process that has ended keeps its number until its parent asks how. Where processes that nobody
+/// waits for are nobody's business, as in containers without an init, that is for ever.
+pub fn is_there(pid: Pid, start: Option<u64>) -> bool {
+    match Stat::read(pid) {
+        Some(stat) => !stat.has_ended && start.is_none_or(|start| start == stat.start),
+        // kill(2) tells of every process.
+        None => kill(pid, None) != Err(Errno::ESRCH),
+    }
+}
+
+/// What `/proc` says of a process.
+struct Stat {
+    has_ended: bool,
+    start: u64,
+}
+
+impl Stat {
+    fn read(pid: Pid) -> Option<Stat> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The second field is the name of the program, in parentheses and of any content.
+        let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        // The first thread alone can end before the others.
+        let threads: u32 = fields.get(17)?.parse().ok()?;
+        let has_ended = matches!(*fields.first()?, "Z" | "X") && threads <= 1;
+        Some(Stat { has_ended, start: fields.get(19)?.parse().ok()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Stdio;
+
+    use super::*;
+
+    #[test]
+    fn a_process_that_has_ended_is_not_there_though_it_has_its_number() {
+        let mut child = process::Command::new("sh")
+            .args(["-c", "read x"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        let start = start_time(pid);
+        assert!(start.is_some() && is_there(pid, start) && is_there(pid, None));
+        assert!(!is_there(pid, start.map(|start| start + 1)));
+        drop(child.stdin.take());
+        // It ends, and is not waited for.
+        while is_there(pid, start) {
+            sleep(Duration::from_millis(1));
+        }
+        assert_eq!(start_time(pid), start, "it has its number for as long as nobody waits for it");
+        child.wait().unwrap();
+        assert!(!is_there(pid, None));
+    }
 }
