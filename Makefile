@@ -16,6 +16,8 @@ BENCH_TOOLS ?= ../shared/bench
 SECONDS ?= 60
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 RELEASE := $(TARGET)/release
+# Not cargo's: runtime/build.rs compiles it.
+CALLER := runtime/src/sys/caller/main.rs
 export CARGO_TARGET_DIR := $(TARGET)
 export BENCH_DIR ?= $(TARGET)/bench
 export BENCH_TOOLS
@@ -43,12 +45,14 @@ test:
 	$(MAKE) faults
 	$(MAKE) build
 	$(CARGO) test --release --workspace
-	$(CARGO) test --release --workspace --test slurm --test mpi \
+	$(CARGO) test --release --workspace --test slurm --test mpi --test relay \
 	    --config "target.'cfg(all())'.runner = 'tests/in-trixie.sh'"
 
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path tests/fuzz/Cargo.toml --check
+	rustfmt --edition 2024 --check $(CALLER)
+	clippy-driver --edition 2024 --emit metadata -o $(TARGET)/caller.rmeta -C panic=abort -D warnings $(CALLER)
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --document-private-items
 

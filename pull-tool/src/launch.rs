@@ -20,6 +20,7 @@ use runtime::{
     container::{
         self, Command, Run, fuse,
         join::{Failure, Key, Step},
+        relay::Relay,
     },
     host::Host,
     jobs,
@@ -122,10 +123,16 @@ impl Task {
             if is_orphan() {
                 return Err(step_is_over());
             }
+            let relay = match self.batch || setting.is_shell {
+                true => Relay::open(step, &config.relay, env::vars_os()),
+                false => Ok(None),
+            };
+            let relay = relay.map_err(|e| Report::from(&e))?;
             let run = Run {
                 command: Command::Given(self.command.clone()),
                 script: self.script(),
                 options: setting.options.clone(),
+                relay: relay.as_ref().map(Relay::outlet),
             };
             let plan = container::plan(&image, &run, config, host, env::vars_os());
             let plan = plan.map_err(|e| blame(&e))?;
@@ -134,6 +141,7 @@ impl Task {
                     output::talk(Some(node), &line);
                 }
             }
+            relay.map_or(Ok(()), |relay| relay.start(&plan)).map_err(|e| blame(&e))?;
             let container = step.enter(&plan).map_err(|e| blame(&e))?;
             if let Some(log) = log.take() {
                 log.entered();
@@ -159,6 +167,8 @@ struct Setting {
     /// All that is asked for; a container with a name is the job's own.
     options: Options,
     job: Option<Job>,
+    /// This is a shell of salloc's on a node.
+    is_shell: bool,
     config: Config,
     host: Host,
     node: Node,
@@ -181,10 +191,11 @@ impl Setting {
         let mut options = request.all_options();
         config.squashfs.run = fuse::choose(config.squashfs.run, &options);
         options.name = options.name.map(|name| job.map_or(name.clone(), |job| name.of_job(job)));
-        if env::var_os("SLURM_STEP_ID").is_some_and(|id| id == INTERACTIVE_STEP) {
+        let is_shell = env::var_os("SLURM_STEP_ID").is_some_and(|id| id == INTERACTIVE_STEP);
+        if is_shell {
             options.env.push(EnvSpec::Inherit { name: REQUEST_VAR.to_owned() });
         }
-        Ok(Setting { request, options, job, config, host, node })
+        Ok(Setting { request, options, job, is_shell, config, host, node })
     }
 
     /// Removes the containers of jobs that are over. Only memory is at stake: whatever fails is for

@@ -93,7 +93,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
         }
         _ => report,
     })?;
-    let run = Run { command: Command::Image(arguments.command.clone()), script: None, options };
+    let run = Run {
+        command: Command::Image(arguments.command.clone()),
+        script: None,
+        relay: None,
+        options,
+    };
     let plan = container::plan(&image, &run, &config, &host, env::vars_os())
         .map_err(|e| Report::from(&e))?;
     plan.warnings().iter().for_each(|line| output::talk(None, &printable(line)));

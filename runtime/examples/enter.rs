@@ -64,8 +64,12 @@ enum Mode {
 
 fn prepared() -> Result<(Plan, PathBuf, Mode), Box<dyn Error>> {
     let mut args = env::args_os().skip(1).peekable();
-    let mut run =
-        Run { command: Command::Image(vec![]), script: None, options: Options::default() };
+    let mut run = Run {
+        command: Command::Image(vec![]),
+        script: None,
+        relay: None,
+        options: Options::default(),
+    };
     let mut mode = Mode::Alone;
     let mut config = r#"{"architecture":"amd64","os":"linux"}"#.to_owned();
     while let Some(flag) = args.next_if(|arg| arg.as_encoded_bytes().starts_with(b"--")) {

@@ -21,6 +21,10 @@ use crate::request;
 /// What Docker gives an image that names no `PATH` of its own.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Say inside which image it is.
+pub(crate) const IMAGE_VAR: &str = "SHIFTER_IMAGE";
+pub(crate) const DIGEST_VAR: &str = "SHIFTER_IMAGE_DIGEST";
+
 /// Set by the scheduler or its wire-up for one task: an image's value is another run's.
 const SCHEDULER_PREFIXES: [&str; 6] = ["SLURM_", "SLURMD_", "SRUN_", "PMI_", "PMIX_", "PALS_"];
 /// Settings of the PMIx library, as good from an image as from anywhere.
@@ -133,6 +137,33 @@ pub fn compose(
     env.into_iter().collect()
 }
 
+/// Composes what a command of the host's is given that is called inside: `host` is what the job has
+/// outside, `given` what the container began with, `now` what the caller has. What was changed inside
+/// crosses; what the image brings does not, nor what points into its tree.
+pub fn outside(
+    host: &[(OsString, OsString)],
+    given: &[(OsString, OsString)],
+    now: Vec<(OsString, OsString)>,
+) -> BTreeMap<OsString, OsString> {
+    let crosses = |name: &OsStr| {
+        let is_ours = name == IMAGE_VAR || name == DIGEST_VAR;
+        !(is_ours || is_host_path(name) || is_private(name, Request::Keep))
+    };
+    let host = host.iter().filter(|(name, _)| !is_private(name, Request::Keep));
+    let mut env: BTreeMap<_, _> = host.cloned().collect();
+    let given: BTreeMap<_, _> = given.iter().map(|(name, value)| (name, value)).collect();
+    let now: BTreeMap<_, _> = now.into_iter().collect();
+    for (name, value) in given.iter().filter(|(name, _)| crosses(name)) {
+        if !now.contains_key(*name) {
+            env.remove(*name);
+        } else if now.get(*name) != Some(value) {
+            env.extend(now.get_key_value(*name).map(|(name, value)| (name.clone(), value.clone())));
+        }
+    }
+    env.extend(now.into_iter().filter(|(name, _)| crosses(name) && !given.contains_key(name)));
+    env
+}
+
 fn is_private(name: &OsStr, request: Request) -> bool {
     name == request::TASK_VAR
         || name == request::ARGV0_VAR
@@ -235,6 +266,54 @@ mod tests {
             assert_eq!(has(request::REQUEST_VAR), seen);
             assert!(!has(request::TASK_VAR) && !has(request::ARGV0_VAR));
         }
+    }
+
+    #[test]
+    fn what_was_changed_inside_crosses_to_the_host() {
+        let vars = |vars: &[(&str, &str)]| -> Vec<(OsString, OsString)> {
+            vars.iter().map(|&(name, value)| (name.into(), value.into())).collect()
+        };
+        let host = vars(&[
+            ("PATH", "/opt/slurm/bin"),
+            ("LD_LIBRARY_PATH", "/opt/lib"),
+            ("LANG", "de"),
+            ("KEPT", "1"),
+            ("GONE", "1"),
+            ("HOME", "/home/ada"),
+            ("SLURM_JOB_ID", "7"),
+            (request::REQUEST_VAR, "{}"),
+            (request::TASK_VAR, "{}"),
+        ]);
+        let given = vars(&[
+            ("PATH", "/usr/bin"),
+            ("LANG", "C"),
+            ("CUDA_VERSION", "12"),
+            ("KEPT", "1"),
+            ("GONE", "1"),
+            ("HOME", "/root"),
+            ("SLURM_JOB_ID", "7"),
+            (IMAGE_VAR, "x"),
+            (request::REQUEST_VAR, "{}"),
+        ]);
+        let mut now = given.clone();
+        now.retain(|(name, _)| name != "GONE" && name != "PATH");
+        now.extend(vars(&[("PATH", "/x"), ("LD_LIBRARY_PATH", "/in/image"), ("NEW", "2")]));
+        let expected = vars(&[
+            ("HOME", "/home/ada"),
+            ("KEPT", "1"),
+            ("LANG", "de"),
+            ("LD_LIBRARY_PATH", "/opt/lib"),
+            ("NEW", "2"),
+            ("PATH", "/opt/slurm/bin"),
+            ("SLURM_JOB_ID", "7"),
+            (request::REQUEST_VAR, "{}"),
+        ]);
+        assert_eq!(outside(&host, &given, now).into_iter().collect::<Vec<_>>(), expected);
+        let now = vec![("LANG".into(), "fr".into()), (IMAGE_VAR.into(), "y".into())];
+        let env = outside(&host, &given, now);
+        assert_eq!(env.get(OsStr::new("LANG")), Some(&"fr".into()));
+        assert!(!env.contains_key(OsStr::new("SLURM_JOB_ID")), "what was unset inside is back");
+        assert!(!env.contains_key(OsStr::new(IMAGE_VAR)));
     }
 
     #[test]

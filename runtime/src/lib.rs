@@ -16,6 +16,7 @@
 //! let run = container::Run {
 //!     command: container::Command::Image(vec!["cat".into(), "/etc/os-release".into()]),
 //!     script: None,
+//!     relay: None,
 //!     options: Options { mounts: vec!["/scratch:/data:ro".parse()?], ..Options::default() },
 //! };
 //! let plan = container::plan(&image, &run, &config, &host, std::env::vars_os())?;

@@ -292,6 +292,20 @@ impl From<&crate::container::Error> for Report {
     }
 }
 
+impl From<&crate::container::relay::Error> for Report {
+    fn from(error: &crate::container::relay::Error) -> Report {
+        use crate::container::relay::Error;
+        let remedy = match error {
+            Error::Unknown { .. } => {
+                "call it by its own name; which there are, relay.commands says"
+            }
+            Error::Start { source, .. } if crate::sys::is_full(source) => "free memory there",
+            Error::Start { .. } | Error::Execute { .. } => "",
+        };
+        Report::runtime(error, remedy)
+    }
+}
+
 impl From<&crate::inject::mpi::Error> for Report {
     fn from(error: &crate::inject::mpi::Error) -> Report {
         use crate::inject::mpi::Error;

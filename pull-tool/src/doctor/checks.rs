@@ -97,6 +97,7 @@ pub(super) fn build(rootfs: &Path) -> Result<(), Report> {
     let run = Run {
         command: container::Command::Given(vec!["true".into()]),
         script: None,
+        relay: None,
         // Of GPUs, another check tells.
         options: Options { gpu: Some(Gpu::Nothing), ..Options::default() },
     };

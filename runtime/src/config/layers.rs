@@ -60,6 +60,8 @@ const KEYS: &[(&str, Kind)] = &[
     ("squashfs.run", Kind::Choice(&["auto", "mount", "expand"])),
     ("mpi.mode", Kind::Text),
     ("mpi.search", Kind::List),
+    ("relay.enabled", Kind::Bool),
+    ("relay.commands", Kind::List),
     ("network.tries", Kind::Number),
     ("network.give_up_after", Kind::Number),
     ("network.connect_timeout", Kind::Number),

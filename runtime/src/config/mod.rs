@@ -8,6 +8,7 @@
 mod gpu;
 mod layers;
 mod mpi;
+mod relay;
 
 use std::{
     collections::BTreeMap,
@@ -25,6 +26,7 @@ use crate::{login::Login, options::Batch, reference::Reference};
 pub use gpu::{Capability, Gpu};
 pub use layers::{Origin, variable};
 pub use mpi::{Mpi, Stack, Strictness};
+pub use relay::Relay;
 
 /// Where the site's file is expected; it need not exist.
 pub const SITE_PATH: &str = "/etc/shifter/shifter.toml";
@@ -64,6 +66,8 @@ pub struct Config {
     pub step_log: Option<PathBuf>,
     /// The host's MPIs.
     pub mpi: Mpi,
+    /// The host's Slurm in scripts that run in containers.
+    pub relay: Relay,
     /// How patient one is with the network.
     pub network: Network,
     /// What is special about some registries.
@@ -283,6 +287,8 @@ struct File {
     #[serde(default)]
     mpi: mpi::Group,
     #[serde(default)]
+    relay: Relay,
+    #[serde(default)]
     network: Network,
     #[serde(default, rename = "registry")]
     registries: Vec<Registry>,
@@ -331,7 +337,7 @@ impl File {
             let host = &odd.host;
             return Some(format!("registry {host:?}: client_cert and client_key go together"));
         }
-        self.network.problem().or_else(|| {
+        self.network.problem().or_else(|| self.relay.problem()).or_else(|| {
             let gpu = self.gpu.read().err();
             let (key, problem) = gpu.or_else(|| self.mpi.read().err())?;
             Some(format!("{key}: {problem}"))
@@ -457,6 +463,7 @@ impl Config {
             container_batch: file.container_batch,
             step_log: file.step_log,
             mpi,
+            relay: file.relay,
             network: file.network,
             registries: file.registries,
             login: None,

@@ -166,7 +166,11 @@ fn no_namespace(errno: Errno) -> Error {
 /// Clones the source of each bind mount; `None` for one that is not there and need not be.
 fn clone_trees(plan: &Plan) -> Result<Vec<Option<OwnedFd>>, Error> {
     let clone = |mount: &Mount| match mount {
-        Mount::File { .. } | Mount::Tmpfs(_) | Mount::Link(_) | Mount::Mask { .. } => Ok(None),
+        Mount::File { .. }
+        | Mount::Program { .. }
+        | Mount::Tmpfs(_)
+        | Mount::Link(_)
+        | Mount::Mask { .. } => Ok(None),
         Mount::Bind { source, target, access, presence } => match clone_tree(source, *access) {
             Ok(tree) => Ok(Some(tree)),
             Err(e) if *presence == Presence::Optional && is_absent(&e) => Ok(None),
@@ -272,6 +276,9 @@ fn fill(plan: &Plan, own: &Path, root: &OwnedFd, trees: Vec<Option<OwnedFd>>) ->
         match (mount, tree) {
             (Mount::File { target, content }, _) => {
                 root.write(target, content).map_err(target_error(plan, target))?;
+            }
+            (Mount::Program { target, content }, _) => {
+                root.write_program(target, content).map_err(target_error(plan, target))?;
             }
             (Mount::Bind { source, target, access, .. }, Some(tree)) => {
                 let place = if is_directory(&tree).map_err(mount_error(source, target))? {

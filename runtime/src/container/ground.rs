@@ -36,6 +36,7 @@ pub(super) fn lay(plan: &Plan, lower: &OwnedFd, upper: &OwnedFd) -> io::Result<(
         let target = match mount {
             Mount::Bind { target, .. }
             | Mount::File { target, .. }
+            | Mount::Program { target, .. }
             | Mount::Mask { target, .. }
             | Mount::Link(Link { path: target, .. }) => target,
             Mount::Tmpfs(Tmpfs { target, .. }) => Path::new(target),

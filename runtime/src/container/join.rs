@@ -159,10 +159,12 @@ impl Step {
 
     /// Whether this rank is the one that prints `text`, of all on this node.
     pub fn say_once(&self, text: &str) -> bool {
-        let name = format!("said-{}", Digest::of(text.as_bytes()).short());
-        let made = self.file(&name, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL);
-        // Said twice is better than not at all.
-        !made.is_err_and(|e| e.kind() == io::ErrorKind::AlreadyExists)
+        say_once(&self.dir, text)
+    }
+
+    /// Another descriptor of the step's directory.
+    pub(super) fn directory(&self) -> io::Result<OwnedFd> {
+        self.dir.try_clone()
     }
 
     /// Enters the step's container: joins a rank that is in, or builds as the first. Lets the next
@@ -198,6 +200,14 @@ impl Step {
     fn file(&self, name: &str, flags: OFlag) -> io::Result<File> {
         file(&self.dir, name, flags)
     }
+}
+
+/// Whether the calling process is the one that prints `text`, of all that ask in this directory.
+pub(super) fn say_once(dir: &OwnedFd, text: &str) -> bool {
+    let name = format!("said-{}", Digest::of(text.as_bytes()).short());
+    let made = file(dir, &name, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL);
+    // Said twice is better than not at all.
+    !made.is_err_and(|e| e.kind() == io::ErrorKind::AlreadyExists)
 }
 
 fn file(dir: &OwnedFd, name: &str, flags: OFlag) -> io::Result<File> {

@@ -37,8 +37,9 @@
 //!   `/etc` files are made there.
 //! - Every mount target is resolved by the kernel with the new root as its root, and the last
 //!   component is never followed ([`crate::sys::beneath`]).
-//! - No process of ours stays behind. Only one that relays a terminal lives as long as the program,
-//!   and one that serves an image which is one file ([`fuse`]) as long as the container.
+//! - No process of ours stays behind. Only one that relays a terminal lives as long as the program, as
+//!   does one that runs the host's commands for it ([`relay`]), and one that serves an image which is
+//!   one file ([`fuse`]) as long as the container.
 
 #![forbid(unsafe_code)]
 
@@ -52,6 +53,7 @@ pub mod join;
 mod named;
 mod plan;
 mod print;
+pub mod relay;
 mod target;
 pub mod terminal;
 
@@ -88,6 +90,8 @@ pub struct Run {
     pub script: Option<PathBuf>,
     /// All that is asked for beyond the image.
     pub options: Options,
+    /// A way to the host's Slurm, for what is a script of the job's.
+    pub relay: Option<relay::Outlet>,
 }
 
 /// The calling process, inside; one step away from being the user's program.

@@ -17,9 +17,10 @@ use nix::{
     unistd::{Gid, Uid},
 };
 
-use super::{Command, Error, Run, devices, fuse, identity, io_error, named};
+use super::{Command, Error, Run, devices, fuse, identity, io_error, named, relay};
 use crate::{
-    Config, Digest, Host, Image, Options, Source, environment,
+    Config, Digest, Host, Image, Options, Source,
+    environment::{self, DIGEST_VAR, IMAGE_VAR},
     image::Form,
     inject::{
         self, Applied, Injection, Link, access,
@@ -36,9 +37,6 @@ use crate::{
 
 /// Where Slurm's PMIx server keeps what its clients map; it lies in the spool directory.
 const PMIX_DIR_VAR: &str = "PMIX_SERVER_TMPDIR";
-/// Say inside which image it is.
-const IMAGE_VAR: &str = "SHIFTER_IMAGE";
-const DIGEST_VAR: &str = "SHIFTER_IMAGE_DIGEST";
 /// Every image that has a shell has this one.
 const DEFAULT_SHELL: &str = "/bin/sh";
 
@@ -78,6 +76,13 @@ pub enum Mount {
         target: PathBuf,
         /// All of it.
         content: Vec<u8>,
+    },
+    /// A program of our own making, in the place of the image's.
+    Program {
+        /// Inside.
+        target: PathBuf,
+        /// All of it.
+        content: &'static [u8],
     },
     /// A symbolic link of our own making, in the place of what the image has there.
     Link(Link),
@@ -377,6 +382,9 @@ fn compose(
         env.retain(|(other, _)| *other != name);
         env.extend(value.map(|value| (name, value)));
     }
+    if run.relay.is_some() {
+        put_first(&mut env, "PATH", &[relay::BIN.into()]);
+    }
     env.sort();
     refuse_nul("argument", argv.iter())?;
     refuse_nul("environment", env.iter().flat_map(|(name, value)| [name, value]))?;
@@ -390,6 +398,8 @@ fn compose(
         let (path, text) = APT_FILE;
         mounts.push(Mount::File { target: path.into(), content: text.into() });
     }
+    // What somebody mounts where a login shell finds commands hides ours there.
+    mounts.extend(run.relay.iter().flat_map(relay::Outlet::mounts));
     mounts.extend(binds);
     let unmet = require::warning(&own.env, &env, &facts.injection, &facts.applied);
     Ok(Plan {

@@ -65,6 +65,9 @@ impl fmt::Display for Plan {
                 Mount::File { target, content } => {
                     writeln!(f, "file     {} ({} bytes)", Plain(target), content.len())?;
                 }
+                Mount::Program { target, content } => {
+                    writeln!(f, "program  {} ({} bytes)", Plain(target), content.len())?;
+                }
                 Mount::Link(link) => {
                     writeln!(f, "link     {} to {}", Plain(&link.path), Plain(&link.target))?;
                 }

@@ -7,9 +7,12 @@
 
 use std::{
     ffi::OsStr,
-    fs::File,
+    fs::{File, Permissions},
     io::{self, Write},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::PermissionsExt,
+    },
     path::Path,
 };
 
@@ -63,6 +66,13 @@ impl<'a> Root<'a> {
     /// Puts a file of our own at `path`.
     pub(super) fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         self.make_file(path)?.write_all(content)
+    }
+
+    /// Puts a program of our own at `path`.
+    pub(super) fn write_program(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let mut file = self.make_file(path)?;
+        file.set_permissions(Permissions::from_mode(0o755))?;
+        file.write_all(content)
     }
 
     /// Puts a symbolic link of our own at `path`.

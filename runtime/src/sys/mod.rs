@@ -15,6 +15,9 @@ pub mod pty;
 pub mod seccomp;
 pub mod xattr;
 
+/// The program that a container has in the place of the host's commands (`caller/`, `build.rs`).
+pub const CALLER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/caller"));
+
 /// Whether an answer of the kernel's means that space, or the caller's quota of it, ran out.
 pub fn is_full(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{QuotaExceeded, StorageFull};

@@ -3,7 +3,10 @@
 
 use std::{
     fs, io,
-    os::unix::process::CommandExt as _,
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::process::CommandExt as _,
+    },
     process::{self, Command},
     thread::sleep,
     time::{Duration, Instant},
@@ -172,6 +175,61 @@ pub fn hide_descriptors() -> io::Result<()> {
     let done = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, flags) };
     Errno::result(done)?;
     Ok(())
+}
+
+/// Closes all descriptors but the first three and these. What owned the others must not be used, nor
+/// dropped, from here on: for a process that was split off, and leaves that to the other.
+pub fn close_all_but(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut kept: Vec<_> = kept.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect();
+    kept.sort_unstable();
+    let close = |first: u32, last: u32| {
+        if first > last {
+            return Ok(());
+        }
+        // SAFETY: who calls does not use them.
+        let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        Errno::result(done).map(drop)
+    };
+    let mut first = 3;
+    for fd in kept.into_iter().filter(|fd| *fd >= 3) {
+        close(first, fd - 1)?;
+        first = fd + 1;
+    }
+    Ok(close(first, libc::c_uint::MAX)?)
+}
+
+/// A descriptor of a process, which can be read from once that has ended
+/// ([`pidfd_open(2)`](https://man7.org/linux/man-pages/man2/pidfd_open.2.html), Linux 5.3).
+pub fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
+    // SAFETY: nothing is pointed to.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
+    // SAFETY: the call returned a new descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Takes over how another process has its signals: sets with a bit for each.
+pub fn set_signals(ignored: u64, blocked: u64) {
+    let mut action = [0_u64; 8];
+    action[0] = libc::SIG_IGN as u64;
+    let is_ignored = |signal: &libc::c_int| ignored & (1 << (signal - 1)) != 0;
+    for signal in (1..=LAST_SIGNAL).filter(is_ignored) {
+        let action = action.as_ptr();
+        let nothing = std::ptr::null_mut::<u64>();
+        // SAFETY: as in `reset_signals`.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action, nothing, SIGSET_SIZE) };
+    }
+    let (set, nothing) = (&raw const blocked, std::ptr::null_mut::<u64>());
+    // SAFETY: the kernel reads a set of signals of that size.
+    unsafe {
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, set, nothing, SIGSET_SIZE)
+    };
+}
+
+/// Sets a limit by its number (getrlimit(2)); what the caller may not have it does not get.
+pub fn set_limit(number: u32, [soft, hard]: [u64; 2]) {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: the kernel reads one `struct rlimit64`, and refuses numbers that it does not know.
+    unsafe { libc::syscall(libc::SYS_prlimit64, 0, number, &raw const limit, 0_usize) };
 }
 
 /// Tells whether a signal is ignored.

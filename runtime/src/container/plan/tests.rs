@@ -33,7 +33,7 @@ fn host(cwd: &str) -> Host {
 }
 
 fn asked(command: Command) -> Run {
-    Run { command, script: None, options: Options::default() }
+    Run { command, script: None, relay: None, options: Options::default() }
 }
 
 fn words(words: &[&str]) -> Vec<OsString> {
