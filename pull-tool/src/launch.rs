@@ -127,6 +127,12 @@ impl Task {
                 }
             }
             let container = step.enter(&plan).map_err(|e| blame(&e))?;
+            if let Some(unwired) = container.unwired() {
+                let Report { line, .. } = Report::from(&unwired);
+                if step.say_once(&line) {
+                    output::talk(Some(node), &line);
+                }
+            }
             if let Some(log) = log.take() {
                 log.entered();
             }

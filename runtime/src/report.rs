@@ -322,6 +322,12 @@ impl From<&crate::inject::mpi::Error> for Report {
     }
 }
 
+impl From<&crate::inject::mpi::Unwired> for Report {
+    fn from(unwired: &crate::inject::mpi::Unwired) -> Report {
+        Report::line(&chain(unwired), &unwired.remedy(), EXIT_RUNTIME)
+    }
+}
+
 #[cfg(feature = "pull")]
 impl From<&crate::store::Error> for Report {
     fn from(error: &crate::store::Error) -> Report {

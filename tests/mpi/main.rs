@@ -94,6 +94,8 @@ macro_rules! site {
     }};
 }
 
+mod alone;
+mod doctor;
 mod front_ends;
 mod glibc;
 

@@ -19,14 +19,17 @@
 //!   image that it has on the host, the image's is taken, as it is newer: libstdc++, zlib.
 //! - The C library is the image's: if it is too old for the host's MPI, the MPI is refused. Whoever
 //!   asks for it has [the host's](glibc) mounted over it.
+//! - Whether a program's ranks find one another is [another question](wireup).
 //! - Where nobody has asked, a reason against it is said, and the image's own MPI runs.
 
 mod closure;
 mod error;
+mod explain;
 mod glibc;
 mod image;
 pub mod shim;
 mod symbols;
+mod wireup;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,7 +45,12 @@ use self::{
     shim::{Machine, shim},
     symbols::Symbols,
 };
-pub use self::error::Error;
+pub use self::{
+    error::Error,
+    explain::{Explanation, InImage, OnHost, Verdict},
+    wireup::Unwired,
+};
+pub(crate) use self::{explain::explain, wireup::check as unwired};
 use super::{Bind, Injection, Mask, Plain, apply::Tree};
 use crate::{
     config::{Stack, Strictness},
