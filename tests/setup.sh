@@ -12,7 +12,8 @@ for group in "${@:?which of build, test, demo, bench, fuzz?}"; do
         skopeo umoci bubblewrap apache2-utils openssl findutils util-linux
         attr libcap2-bin libarchive-tools buildah debootstrap python3 python3-pip
         podman btrfs-progs squashfs-tools squashfuse bzip2 xz-utils zstd shellcheck
-        mpich libmpich-dev openmpi-bin libopenmpi-dev dpkg-dev rpm binutils" ;;
+        mpich libmpich-dev openmpi-bin libopenmpi-dev dpkg-dev rpm binutils
+        g++ gfortran gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static" ;;
     bench) need="slurmctld slurmd slurm-client munge docker-registry busybox-static passwd
         skopeo umoci bubblewrap debootstrap curl openssl zstd python3 python3-pip
         podman charliecloud python3-lark python3-requests docker.io containerd

@@ -311,6 +311,26 @@ fn a_wrong_environment_file_is_refused_before_the_job_is_queued() {
     site.assert_unharmed();
 }
 
+/// As docs/admin.md says to do it.
+#[test]
+fn the_example_for_plugstack_conf_d_loads_the_plugin() {
+    need!(root, slurm, registry, busybox, userns);
+    let site = site();
+    let prefix = site.sandbox.prefix().display().to_string();
+    let example = include_str!("../packaging/plugstack.conf")
+        .replace("@PLUGIN@", &format!("{prefix}/lib/slurm/shifter.so"))
+        .replace("@PREFIX@", &prefix);
+    let dir = site.sandbox.make_dir("plugstack.conf.d", 0o755);
+    let include = format!("include {}/*.conf", dir.display());
+    site.cluster.set_plugstack(&[&include]);
+    // Nothing is there yet, which is no error: the package is not what turns it on.
+    assert_eq!(site.srun(&["echo", "host"]).success(), "host\n");
+    site.sandbox.write(dir.join("shifter.conf"), example);
+    let release = site.srun(&[&site.option(), "cat", "/etc/os-release"]).success();
+    assert_eq!(release, image::OS_RELEASE);
+    site.assert_unharmed();
+}
+
 #[test]
 fn an_upgrade_harms_no_step_that_runs_and_serves_those_that_start() {
     need!(root, slurm, registry, busybox, userns);

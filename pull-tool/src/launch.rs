@@ -143,6 +143,12 @@ impl Task {
             }
             relay.map_or(Ok(()), |relay| relay.start(&plan)).map_err(|e| blame(&e))?;
             let container = step.enter(&plan).map_err(|e| blame(&e))?;
+            if let Some(unwired) = container.unwired() {
+                let Report { line, .. } = Report::from(&unwired);
+                if step.say_once(&line) {
+                    output::talk(Some(node), &line);
+                }
+            }
             if let Some(log) = log.take() {
                 log.entered();
             }

@@ -324,13 +324,26 @@ impl From<&crate::inject::mpi::Error> for Report {
                  pmi2 as the image's own wants it"
             }
             Error::Functions { .. } => "use an image with an older MPI, or --mpi=off",
-            Error::Glibc { .. } => {
-                "use an image of a newer distribution, or a host MPI that was built on an older \
-                 one; --mpi=off uses the image's own"
+            Error::Glibc { stack, .. } => {
+                let remedy = format!(
+                    "use an image of a newer distribution, or --mpi={stack}+glibc, which mounts the \
+                     host's C library over the image's; --mpi=off uses the image's own MPI"
+                );
+                return Report::line(&chain(error), &remedy, EXIT_RUNTIME);
             }
+            Error::OtherLibc { .. } => {
+                "use an image with glibc; --mpi=off uses the image's own MPI"
+            }
+            Error::NoGlibc { .. } => "use an image of a newer distribution, or --mpi=off",
             Error::Machine { .. } => "--mpi=off uses the image's own",
         };
         Report::line(&chain(error), remedy, EXIT_RUNTIME)
+    }
+}
+
+impl From<&crate::inject::mpi::Unwired> for Report {
+    fn from(unwired: &crate::inject::mpi::Unwired) -> Report {
+        Report::line(&chain(unwired), &unwired.remedy(), EXIT_RUNTIME)
     }
 }
 

@@ -59,6 +59,13 @@ impl Source {
     }
 }
 
+/// What is made once, and kept: BENCH_DIR.
+pub(crate) fn dir() -> PathBuf {
+    let dir = PathBuf::from(setting("BENCH_DIR", "target/bench"));
+    fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("make {}: {e}", dir.display()));
+    dir.canonicalize().expect("it was just made")
+}
+
 /// The images, and what serves them.
 #[derive(Debug)]
 pub(crate) struct Images {
@@ -73,10 +80,8 @@ pub(crate) struct Images {
 }
 
 impl Images {
-    pub(crate) fn provide(sandbox: &Sandbox) -> Images {
-        let dir = PathBuf::from(setting("BENCH_DIR", "target/bench"));
-        fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("make {}: {e}", dir.display()));
-        let dir = dir.canonicalize().expect("it was just made");
+    pub(crate) fn provide(dir: &Path, sandbox: &Sandbox) -> Images {
+        let dir = dir.to_path_buf();
         match Path::new(&setting("BENCH_TOOLS", "")).canonicalize() {
             Ok(tools) => Images::from_tools(&tools, dir, sandbox),
             Err(_) => Images::own(dir, sandbox),

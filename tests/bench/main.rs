@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! BENCH_ROUNDS       rounds of pulls (5); starts are measured more often
-//! BENCH_TABLES       which tables: pulls again many starts jobs layouts squash picture (all)
+//! BENCH_TABLES       which tables: pulls again many starts jobs layouts squash mpi
+//!                    picture (all)
 //! BENCH_PEERS        which peers: skopeo podman ch-image enroot (all that are installed), or none
 //! BENCH_PEER_ROUNDS  in how many rounds peers and the limit take part (1 for large, else all)
 //! BENCH_IMAGES       which images of BENCH_TOOLS: small medium medium-zst large ("small medium")
@@ -26,6 +27,7 @@
 //! meter     rounds, samples, medians              report   where the numbers go
 //! stages    what a pull says of its stages        picture  how that looks
 //! layouts   what if layers lay otherwise          squash   images as one file
+//! mpi       messages between ranks
 //! ```
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "tables on stdout, talk on stderr")]
@@ -33,6 +35,7 @@
 mod images;
 mod layouts;
 mod meter;
+mod mpi;
 mod peers;
 mod picture;
 mod pulls;
@@ -41,7 +44,7 @@ mod small;
 mod squash;
 mod stages;
 
-use std::{env, process::ExitCode};
+use std::{cell::LazyCell, env, process::ExitCode};
 
 use fixtures::need;
 
@@ -66,12 +69,15 @@ fn main() -> ExitCode {
     }
     let rounds = number("BENCH_ROUNDS", 5);
     let mut bench = Bench::new();
-    let images = Images::provide(&bench.sandbox);
-    bench.report = Report::begin(&images.dir, rounds);
+    let dir = images::dir();
+    bench.report = Report::begin(&dir, rounds);
+    // Not every table takes images, and they take a while.
+    let sandbox = bench.sandbox.clone();
+    let images = LazyCell::new(|| Images::provide(&dir, &sandbox));
+    let first = || images.all.first().expect("there is an image");
+    let biggest = || images.all.iter().max_by_key(|image| image.bytes).expect("there is an image");
 
-    let tables = setting("BENCH_TABLES", "pulls again many starts jobs layouts squash picture");
-    let first = images.all.first().expect("there is an image");
-    let biggest = images.all.iter().max_by_key(|image| image.bytes).expect("there is an image");
+    let tables = setting("BENCH_TABLES", "pulls again many starts jobs layouts squash mpi picture");
     let mut well = true;
     for table in tables.split_whitespace() {
         well &= match table {
@@ -80,13 +86,14 @@ fn main() -> ExitCode {
                 let failed = images.all.iter().filter(|image| !bench.pulls(image, &images, rounds));
                 failed.count() == 0
             }
-            "again" => bench.pulls_again(first, rounds * 10),
+            "again" => bench.pulls_again(first(), rounds * 10),
             "many" => bench.pulls_of_many(rounds),
-            "starts" => bench.starts(first, rounds * 10),
-            "jobs" => bench.jobs(first, rounds * 4),
-            "layouts" => bench.layouts(biggest, rounds),
-            "squash" => bench.squash(biggest, rounds),
-            "picture" => bench.picture(biggest),
+            "starts" => bench.starts(first(), rounds * 10),
+            "jobs" => bench.jobs(first(), rounds * 4),
+            "layouts" => bench.layouts(biggest(), rounds),
+            "squash" => bench.squash(biggest(), rounds),
+            "mpi" => bench.mpi(&dir, rounds * 4),
+            "picture" => bench.picture(biggest()),
             other => panic!("BENCH_TABLES: {other}: no such table"),
         };
     }

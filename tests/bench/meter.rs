@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::report::Report;
 
 /// A pull of the biggest image by the slowest tool ends well before.
-const LIMIT: Duration = Duration::from_secs(1800);
+pub(crate) const LIMIT: Duration = Duration::from_secs(1800);
 
 /// What all measurements share.
 #[derive(Debug)]
@@ -272,7 +272,7 @@ impl Bench {
 }
 
 /// Why a command failed, for a cell of a table.
-fn why(outcome: &Outcome) -> String {
+pub(crate) fn why(outcome: &Outcome) -> String {
     let mut lines = outcome.stderr.lines().filter(|line| !line.trim().is_empty());
     let error = lines.clone().find(|line| line.starts_with("error"));
     let line = error.or_else(|| lines.next_back()).unwrap_or_default();
@@ -284,7 +284,7 @@ pub(crate) fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<_> = values.collect();
     values.sort_by(f64::total_cmp);
     match values.len() {

@@ -46,9 +46,11 @@ static SITE: LazyLock<Site> = LazyLock::new(|| {
     Site { sandbox, cluster, registry, host }
 });
 
-const FILES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 5] = [
     ("recipe.sh", include_str!("recipe.sh")),
     ("hello.c", include_str!("hello.c")),
+    ("hello.cc", include_str!("hello.cc")),
+    ("hello.f90", include_str!("hello.f90")),
     ("dlopen.c", include_str!("dlopen.c")),
 ];
 
@@ -68,11 +70,11 @@ fn images(sandbox: &Sandbox) -> PathBuf {
         run_within(recipe, BUILD_LIMIT).success();
         let data = Some(dir.join("registry"));
         let registry = Registry::start_with(sandbox, Setup { data, ..Setup::default() });
-        for image in ["mpi", "openmpi"] {
+        for image in ["mpi", "openmpi", "bullseye"] {
             let layout = format!("{}:{image}", dir.join("oci").display());
             registry.push_layout(&format!("{image}:1"), &layout);
         }
-        for made in ["bundle", "oci", "wheels"] {
+        for made in ["bundle", "old", "oci", "wheels"] {
             fs::remove_dir_all(dir.join(made)).expect("the recipe made it");
         }
     })
@@ -84,13 +86,18 @@ fn can_be_made() -> Result<(), String> {
 
 macro_rules! site {
     () => {{
-        need!(root, slurm, registry, userns);
-        if !need::is_met("MPIs", can_be_made()) {
+        fixtures::need!(root, slurm, registry, userns);
+        if !fixtures::need::is_met("MPIs", $crate::can_be_made()) {
             return;
         }
-        &*SITE
+        &*$crate::SITE
     }};
 }
+
+mod alone;
+mod doctor;
+mod front_ends;
+mod glibc;
 
 impl Site {
     /// Two ranks on one node, or on two.
@@ -263,27 +270,4 @@ fn what_does_not_fit_is_said() {
     let outcome = site.run(&place, &[], "mpi:1", &hello);
     assert!(outcome.clone().success().contains("lib=/lib/x86_64"), "{outcome}");
     assert_says(&outcome.stderr, &["nowhere/libmpi.so.12", "missing", "the image's own runs"]);
-}
-
-/// The distribution's own: its libraries lie among the host's. Where the machine is newer than the
-/// image, they want a newer C library.
-#[test]
-fn the_distributions_own_mpi_is_used_or_refused() {
-    let site = site!();
-    let lib = Path::new("/usr/lib/x86_64-linux-gnu/libmpich.so.12");
-    if !need::is_met("libmpich12", lib.exists().then_some(()).ok_or("it is missing".into())) {
-        return;
-    }
-    let place = site.place("distribution", &Site::stack("debian", lib));
-    let outcome = site.run(&place, &["--mpi=debian"], "mpi:1", &["/opt/hello/mpich5"]);
-    let release = fs::read_to_string("/etc/os-release").expect("os-release");
-    if release.contains("VERSION_ID=\"12\"") {
-        let said = outcome.clone().success();
-        assert!(said.contains("lib=/run/shifter/mpi/debian/libmpich.so.12"), "{outcome}");
-    } else {
-        assert_says(
-            &outcome.failure(125),
-            &["needs GLIBC_2.", "C library is too old", "--mpi=off"],
-        );
-    }
 }

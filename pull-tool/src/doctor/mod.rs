@@ -2,6 +2,7 @@
 
 mod checks;
 mod devices;
+mod mpi;
 mod slurm;
 mod squashfs;
 
@@ -23,6 +24,9 @@ pub(crate) struct Arguments {
     /// Tell it to a program
     #[arg(long)]
     json: bool,
+    /// Tell instead which MPI programs of this image get, the image's or the host's, and why
+    #[arg(long, value_name = "REF")]
+    mpi: Option<String>,
     /// Build a container on an empty directory, and say why if that fails
     #[arg(long, hide = true, value_name = "DIR")]
     build: Option<std::path::PathBuf>,
@@ -77,6 +81,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
     if let Some(rootfs) = &arguments.build {
         return checks::build(rootfs);
     }
+    if let Some(image) = &arguments.mpi {
+        return tell(&mpi::check(image)?, arguments);
+    }
     let (mut findings, config) = match Config::load() {
         Ok(config) => (vec![settings(&config)], config),
         Err(error) => {
@@ -90,7 +97,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
     findings.extend(squashfs::check());
     findings.extend(slurm::check());
     findings.extend(devices::check(&config));
-    for finding in &findings {
+    tell(&findings, arguments)
+}
+
+fn tell(findings: &[Finding], arguments: &Arguments) -> Result<(), Report> {
+    for finding in findings {
         output::data(&if arguments.json { as_json(finding) } else { as_text(finding) });
     }
     match findings.iter().any(|finding| finding.state == State::Fails) {

@@ -26,6 +26,7 @@ use nix::{
 
 use super::{Error, Plain, Plan, Workdir, io_error};
 use crate::{
+    inject::mpi::{self, Unwired},
     options::Ids,
     sys::{beneath, seccomp::pretend_ownership},
 };
@@ -46,6 +47,12 @@ pub(super) fn exec(plan: &Plan) -> Result<Infallible, Error> {
     let vars: Vec<CString> = vars.map(|(name, value)| c_string(&variable(name, value))).collect();
     let Err(errno) = execve(&c_string(path.as_os_str()), &argv, &vars);
     Err(not_executable(plan, &path, errno))
+}
+
+/// Looks at the program that [`exec`] would start. What fails here fails there, and is said then.
+pub(super) fn unwired(plan: &Plan) -> Option<Unwired> {
+    enter_workdir(plan).ok()?;
+    mpi::unwired(&find(plan).ok()?, &plan.env)
 }
 
 /// Starts where the plan says, and makes sure that this is inside. By way of `/proc`, a path in a

@@ -64,10 +64,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use plan::{Mount, Plan, Presence, Workdir, check, plan};
+pub use plan::{Mount, Plan, Presence, Workdir, check, explain_mpi, plan};
 
 use crate::{
     Digest,
+    inject::mpi::Unwired,
     options::{self, Options},
 };
 
@@ -118,6 +119,11 @@ impl Plan {
 }
 
 impl Container<'_> {
+    /// Whether the program is one whose ranks will not find one another in this step.
+    pub fn unwired(&self) -> Option<Unwired> {
+        command::unwired(self.plan)
+    }
+
     /// Becomes the program. Returns only if that fails.
     pub fn exec(self) -> Error {
         match command::exec(self.plan) {

@@ -203,6 +203,33 @@ pub fn plan(
     compose(image, run, config, host, env, &facts)
 }
 
+/// Tells which MPI a program of this image would get, and why.
+pub fn explain_mpi(
+    image: &Image,
+    options: &Options,
+    config: &Config,
+) -> Result<mpi::Explanation, Error> {
+    let wanted = mpi_wanted(image, options, config);
+    let open_failed = io_error("look into", &image.rootfs);
+    Ok(match image.form {
+        Form::Tree | Form::InPlace => {
+            let root = File::open(&image.rootfs).map_err(open_failed)?;
+            mpi::explain(wanted, &config.mpi, &inject::Tree::of([&root]))?
+        }
+        Form::Squashfs => {
+            let packed = Squashfs::open(&image.rootfs).map_err(open_failed)?;
+            mpi::explain(wanted, &config.mpi, &inject::Tree::packed(&packed))?
+        }
+    })
+}
+
+fn mpi_wanted<'a>(image: &'a Image, options: &'a Options, config: &'a Config) -> Wanted<'a> {
+    Wanted {
+        mpi: options.mpi.as_ref().unwrap_or(&config.mpi.mode),
+        library_path: image.config.config.variable("LD_LIBRARY_PATH").unwrap_or_default(),
+    }
+}
+
 /// What the tree of an image has to say about a plan.
 #[derive(Debug, Default)]
 struct Facts {
@@ -236,11 +263,7 @@ impl Facts {
         config: &Config,
     ) -> Result<Facts, Error> {
         let mpi = |tree: &inject::Tree<'_>| {
-            let wanted = Wanted {
-                mpi: options.mpi.as_ref().unwrap_or(&config.mpi.mode),
-                library_path: image.config.config.variable("LD_LIBRARY_PATH").unwrap_or_default(),
-            };
-            Ok(mpi::find(wanted, &config.mpi, tree)?)
+            Ok(mpi::find(mpi_wanted(image, options, config), &config.mpi, tree)?)
         };
         let facts = match image.form {
             Form::Tree | Form::InPlace => Facts::of_tree(image, host, upper, &mut injection, mpi)?,

@@ -26,8 +26,8 @@ pub(crate) use device::{is_cdi_device, is_cdi_kind};
 pub use env::{EnvFileError, EnvSpec, read_env_file};
 pub use mount::{Access, Bind, Exec, MountSpec, Tmpfs};
 pub(crate) use mount::{Known, absolute, check_target};
-pub use mpi::Mpi;
 pub(crate) use mpi::is_stack_name;
+pub use mpi::{CLibrary, Mpi, Stack};
 pub use table::{Asked, Batch, Caller, Flag, Front, Read, Row, TABLE, Tag, Takes};
 
 /// Longest name of a container, in bytes: it becomes a file name.
@@ -354,7 +354,7 @@ mod tests {
             home: Some(Home::Mounted),
             devices: ["/dev/fuse:/dev/other", "a.com/b=c"].map(|text| text.parse().unwrap()).into(),
             gpu: Some("nvidia.com/gpu=0,nvidia.com/gpu=1".parse().unwrap()),
-            mpi: Some(Mpi::Named("cray".into())),
+            mpi: Some("cray+glibc".parse().unwrap()),
             name: Some("a.B-1_".parse().unwrap()),
         };
         let json = serde_json::to_string(&options).unwrap();

@@ -259,7 +259,7 @@ pub const TABLE: &[Row] = &[
         flag: Some(Flag { long: "mpi", short: None, alias: None }),
         takes: Takes::Value { arg: "auto|off|NAME", read: read_mpi },
         help: "whose MPI runs: the host's where it fits the image's, the image's, or the host's of \
-               this name",
+               this name; NAME+glibc: with the host's C library where it needs a newer one",
     },
     Row {
         option: "container-name",

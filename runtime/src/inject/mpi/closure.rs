@@ -47,15 +47,23 @@ pub(super) fn is_glibc(name: &str) -> bool {
     GLIBC.iter().any(|part| name.starts_with(part))
 }
 
-/// The host's linker.
+/// The linker of where this process is: the host's, or once a container is entered, its.
 pub(super) struct Linker {
     cache: Cache,
+    /// `LD_LIBRARY_PATH`.
+    library_path: Vec<PathBuf>,
 }
 
 impl Linker {
     pub(super) fn of_host() -> Linker {
+        Linker::with_path("")
+    }
+
+    /// The same for a program with this `LD_LIBRARY_PATH`.
+    pub(super) fn with_path(library_path: &str) -> Linker {
         let cache = fs::read(CACHE).ok().and_then(|file| Cache::parse(&file));
-        Linker { cache: cache.unwrap_or_default() }
+        let dirs = library_path.split([':', ';']).filter(|dir| !dir.is_empty());
+        Linker { cache: cache.unwrap_or_default(), library_path: dirs.map(PathBuf::from).collect() }
     }
 
     /// These libraries and all that they ask for, each before those that ask for it, without the C
@@ -83,7 +91,17 @@ impl Linker {
         Ok(walk.found)
     }
 
-    fn find(
+    /// The library of a name that any program gets.
+    pub(super) fn cached(&self, name: &OsStr, flags: i32) -> Option<PathBuf> {
+        let cached = self.cache.find(name, flags).map(Path::to_path_buf);
+        let defaults = DEFAULT_DIRS.iter().map(|dir| Path::new(dir).join(name));
+        let fits =
+            |path: &PathBuf| Library::open(path).is_some_and(|library| library.flags == flags);
+        cached.into_iter().chain(defaults).find(fits)
+    }
+
+    /// The library of a name, for the last of those that ask for one another (`by`).
+    pub(super) fn find(
         &self,
         name: &str,
         by: &[(PathBuf, Library)],
@@ -99,16 +117,18 @@ impl Linker {
         let (_, asking) = by.last()?;
         // ld.so(8): RUNPATH is for what the library itself asks for, and hides RPATH, which is for
         // all below it.
+        let variable = self.library_path.iter().cloned();
         let dirs: Vec<PathBuf> = match &asking.runpath {
             Some(runpath) => {
-                by.last().map(|(path, _)| search_path(runpath, path)).unwrap_or_default()
+                let own = by.last().map(|(path, _)| search_path(runpath, path));
+                variable.chain(own.into_iter().flatten()).collect()
             }
             None => {
                 let with_rpath = by.iter().rev().filter(|(_, library)| library.runpath.is_none());
                 let paths = with_rpath.filter_map(|(path, library)| {
                     library.rpath.as_deref().map(|rpath| search_path(rpath, path))
                 });
-                paths.flatten().collect()
+                paths.flatten().chain(variable).collect()
             }
         };
         let cached = self.cache.find(OsStr::new(name), flags).map(Path::to_path_buf);

@@ -79,6 +79,11 @@ impl<'a> Image<'a> {
         Symbols::read(self.tree.file(path)?)
     }
 
+    /// What a library in the image says of itself.
+    pub(super) fn library(&self, path: &Path) -> Option<Library> {
+        Library::read(self.tree.file(path)?)
+    }
+
     /// Whether there is something of this name.
     pub(super) fn has(&self, path: &Path) -> bool {
         self.tree.real(path).is_some()

@@ -17,13 +17,19 @@
 //! - What the host's MPI asks for comes with it, before the image's of that name: its fabric is the
 //!   reason for all this. Only of what lies among the host's system libraries, and has all in the
 //!   image that it has on the host, the image's is taken, as it is newer: libstdc++, zlib.
-//! - The C library is the image's, always: if it is too old for the host's MPI, the MPI is refused.
+//! - The C library is the image's: if it is too old for the host's MPI, the MPI is refused. Whoever
+//!   asks for it has [the host's](glibc) mounted over it.
+//! - Whether a program's ranks find one another is [another question](wireup).
 //! - Where nobody has asked, a reason against it is said, and the image's own MPI runs.
 
 mod closure;
+mod error;
+mod explain;
+mod glibc;
 mod image;
 pub mod shim;
 mod symbols;
+mod wireup;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,15 +39,22 @@ use std::{
 };
 
 use self::{
-    closure::{Dependency, Linker, is_glibc},
+    closure::{Dependency, Linker},
+    error::Lacking,
     image::{Copy, Image},
     shim::{Machine, shim},
     symbols::Symbols,
 };
+pub use self::{
+    error::Error,
+    explain::{Explanation, InImage, OnHost, Verdict},
+    wireup::Unwired,
+};
+pub(crate) use self::{explain::explain, wireup::check as unwired};
 use super::{Bind, Injection, Mask, Plain, apply::Tree};
 use crate::{
     config::{Stack, Strictness},
-    options::{Access, Mpi},
+    options::{self, Access, CLibrary, Mpi},
     report::chain,
 };
 
@@ -77,8 +90,22 @@ enum Language {
     C,
     Cxx,
     Fortran,
-    /// The modules `mpi` and `mpi_f08`, of compilers.
-    FortranModules,
+    /// The module `mpi` (`use mpi`).
+    FortranMpi,
+    /// The module `mpi_f08`.
+    FortranF08,
+}
+
+impl Language {
+    fn name(self) -> &'static str {
+        match self {
+            Language::C => "C",
+            Language::Cxx => "C++",
+            Language::Fortran => "Fortran",
+            Language::FortranMpi => "Fortran (use mpi)",
+            Language::FortranF08 => "Fortran (use mpi_f08)",
+        }
+    }
 }
 
 /// A name that programs ask for an MPI by.
@@ -89,12 +116,18 @@ struct Name {
     language: Language,
 }
 
+impl Name {
+    fn is_for_c(&self) -> bool {
+        self.language == Language::C
+    }
+}
+
 const fn name(soname: &'static str, family: Family, language: Language) -> Name {
     Name { soname, family, language }
 }
 
 /// Debian has names of its own for MPICH, since its `libmpi.so` is Open MPI.
-static NAMES: [Name; 13] = [
+static NAMES: [Name; 14] = [
     name("libmpi.so.12", Family::Mpich, Language::C),
     name("libmpich.so.12", Family::Mpich, Language::C),
     name("libmpicxx.so.12", Family::Mpich, Language::Cxx),
@@ -106,132 +139,11 @@ static NAMES: [Name; 13] = [
     name("libmpi.so.40", Family::OpenMpi, Language::C),
     name("libmpi_cxx.so.40", Family::OpenMpi, Language::Cxx),
     name("libmpi_mpifh.so.40", Family::OpenMpi, Language::Fortran),
-    name("libmpi_usempif08.so.40", Family::OpenMpi, Language::FortranModules),
-    name("libmpi_usempi_ignore_tkr.so.40", Family::OpenMpi, Language::FortranModules),
+    name("libmpi_usempi_ignore_tkr.so.40", Family::OpenMpi, Language::FortranMpi),
+    // Of compilers that do not know how to ignore types.
+    name("libmpi_usempi.so.40", Family::OpenMpi, Language::FortranMpi),
+    name("libmpi_usempif08.so.40", Family::OpenMpi, Language::FortranF08),
 ];
-
-/// Why the host's MPI cannot take the place of the image's.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The settings know no such stack.
-    #[error("use the host's MPI {name:?}: not known; {}", Stacks(known))]
-    UnknownStack {
-        /// Which.
-        name: String,
-        /// Those that are known.
-        known: Vec<String>,
-    },
-    /// A stack's library is not there, or is none.
-    #[error("read MPI library {}: it is missing, or no library of this machine", Plain(path))]
-    NoLibrary {
-        /// On the host.
-        path: PathBuf,
-    },
-    /// A stack's library has none of the names of MPIs.
-    #[error("use the host's MPI {stack:?}: {} is of no ABI that is known", Plain(path))]
-    NoFamily {
-        /// Which stack.
-        stack: String,
-        /// On the host.
-        path: PathBuf,
-    },
-    /// What a stack's library asks for is not on this node.
-    #[error("use the host's MPI {stack:?}: {name}, which {} needs, is not on this node", Plain(by))]
-    MissingLibrary {
-        /// Which stack.
-        stack: String,
-        /// The library.
-        name: String,
-        /// Who needs it.
-        by: PathBuf,
-    },
-    /// The image has no MPI.
-    #[error("use the host's MPI {stack:?}: no MPI library is found in the image")]
-    NoneInImage {
-        /// Which stack.
-        stack: String,
-    },
-    /// The image has an MPI of another family.
-    #[error(
-        "use the host's MPI {stack:?}: it has {own}, and the image's {} has {image}",
-        Plain(path)
-    )]
-    OtherFamily {
-        /// Which stack.
-        stack: String,
-        /// Its family.
-        own: Family,
-        /// The image's.
-        image: Family,
-        /// In the image.
-        path: PathBuf,
-    },
-    /// The host's MPI lacks functions, and the settings are strict.
-    #[error("use the host's MPI {stack:?}: {}", Lacking { path, missing: *missing, total: *total, some })]
-    Functions {
-        /// Which stack.
-        stack: String,
-        /// In the image.
-        path: PathBuf,
-        /// How many functions of the image's MPI the host's has not.
-        missing: usize,
-        /// Of how many.
-        total: usize,
-        /// Some of them.
-        some: String,
-    },
-    /// The image's C library is older than that which the host's MPI was built for.
-    #[error(
-        "use the host's MPI {stack:?}: {} needs {version} of {library}, which the image's C library is too old for",
-        Plain(by)
-    )]
-    Glibc {
-        /// Which stack.
-        stack: String,
-        /// Who needs it.
-        by: PathBuf,
-        /// A part of the C library.
-        library: String,
-        /// `GLIBC_2.34`
-        version: String,
-    },
-    /// No shim can be written for this machine.
-    #[error(
-        "use the host's MPI {stack:?}: this is not known how to be done on {}",
-        std::env::consts::ARCH
-    )]
-    Machine {
-        /// Which stack.
-        stack: String,
-    },
-}
-
-struct Stacks<'a>(&'a [String]);
-
-impl fmt::Display for Stacks<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            [] => f.write_str("the settings describe none ([[mpi.stack]])"),
-            known => write!(f, "there are {}", known.join(", ")),
-        }
-    }
-}
-
-struct Lacking<'a> {
-    path: &'a Path,
-    missing: usize,
-    total: usize,
-    some: &'a str,
-}
-
-impl fmt::Display for Lacking<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Lacking { path, missing, total, some } = self;
-        write!(f, "it lacks {missing} of the {total} functions of the image's {}", Plain(path))?;
-        write!(f, " ({some})")
-    }
-}
 
 /// What there is to know of an image besides its tree.
 #[derive(Debug, Clone, Copy)]
@@ -248,30 +160,37 @@ pub(crate) fn find(
     config: &crate::config::Mpi,
     tree: &Tree<'_>,
 ) -> Result<Injection, Error> {
-    let stack = match wanted.mpi {
-        Mpi::Off => return Ok(Injection::default()),
-        Mpi::Auto if config.stacks.is_empty() => return Ok(Injection::default()),
-        Mpi::Auto => None,
-        Mpi::Named(name) => {
-            let stack = config.stacks.iter().find(|stack| stack.name == *name);
-            let known = || config.stacks.iter().map(|stack| stack.name.clone()).collect();
-            let unknown = || Error::UnknownStack { name: name.clone(), known: known() };
-            Some(stack.ok_or_else(unknown)?)
-        }
+    let stack = match &wanted.mpi.stack {
+        options::Stack::Off => return Ok(Injection::default()),
+        options::Stack::Auto if config.stacks.is_empty() => return Ok(Injection::default()),
+        options::Stack::Auto => None,
+        options::Stack::Named(name) => Some(named(name, config)?),
     };
     let image = Image::new(tree, wanted.library_path);
     let copies = image.copies(&config.search);
+    let c_library = wanted.mpi.c_library;
     match stack {
-        Some(stack) => decide(stack, &image, &copies),
-        None => Ok(automatic(&config.stacks, &image, &copies)),
+        Some(stack) => decide(stack, c_library, &image, &copies),
+        None => Ok(automatic(&config.stacks, c_library, &image, &copies)),
     }
 }
 
+fn named<'c>(name: &str, config: &'c crate::config::Mpi) -> Result<&'c Stack, Error> {
+    let known = || config.stacks.iter().map(|stack| stack.name.clone()).collect();
+    let found = config.stacks.iter().find(|stack| stack.name == name);
+    found.ok_or_else(|| Error::UnknownStack { name: name.to_owned(), known: known() })
+}
+
 /// The first stack of the image's family that fits; what stands against those before it is said.
-fn automatic(stacks: &[Stack], image: &Image<'_>, copies: &[Copy]) -> Injection {
+fn automatic(
+    stacks: &[Stack],
+    c_library: CLibrary,
+    image: &Image<'_>,
+    copies: &[Copy],
+) -> Injection {
     let mut injection = Injection::default();
     for stack in stacks {
-        match decide(stack, image, copies) {
+        match decide(stack, c_library, image, copies) {
             Ok(mut found) => {
                 found.warnings.splice(..0, injection.warnings);
                 return found;
@@ -287,7 +206,12 @@ fn automatic(stacks: &[Stack], image: &Image<'_>, copies: &[Copy]) -> Injection 
     injection
 }
 
-fn decide(stack: &Stack, image: &Image<'_>, copies: &[Copy]) -> Result<Injection, Error> {
+fn decide(
+    stack: &Stack,
+    c_library: CLibrary,
+    image: &Image<'_>,
+    copies: &[Copy],
+) -> Result<Injection, Error> {
     let named = || stack.name.clone();
     let machine = Machine::own().ok_or_else(|| Error::Machine { stack: named() })?;
     let mut for_c = copies.iter().filter(|copy| copy.name.language == Language::C);
@@ -306,7 +230,13 @@ fn decide(stack: &Stack, image: &Image<'_>, copies: &[Copy]) -> Result<Injection
 
     let mut decision = Decision { stack, image, injection: Injection::default() };
     let used = decision.dependencies(&closure);
-    decision.c_library(&used)?;
+    match glibc::check(&stack.name, image, &used) {
+        Err(Error::Glibc { .. }) if c_library == CLibrary::Host => {
+            let brought = glibc::bring(&stack.name, image, flags)?;
+            decision.injection.add(brought);
+        }
+        checked => checked?,
+    }
     decision.functions(&front_ends, &replaced)?;
     let places = decision.place(&used);
     for copy in replaced {
@@ -426,33 +356,6 @@ impl Decision<'_> {
             both.is_some_and(|(inside, own)| inside.provides.is_superset(&own.provides))
         };
         closure.iter().filter(|own| !is_newer_inside(own)).collect()
-    }
-
-    /// Whether the image's C library has the versions that the host's libraries were linked with.
-    fn c_library(&self, used: &[&Dependency]) -> Result<(), Error> {
-        let mut known: BTreeMap<String, Option<BTreeSet<String>>> = BTreeMap::new();
-        for own in used {
-            let Some(symbols) = File::open(&own.path).ok().and_then(Symbols::read) else {
-                continue;
-            };
-            for (library, wanted) in symbols.version_needs {
-                if !is_glibc(&library) {
-                    continue;
-                }
-                let versions = known.entry(library.clone()).or_insert_with(|| {
-                    let path = self.image.find(&library, own.library.flags)?;
-                    Some(self.image.symbols(&path)?.versions)
-                });
-                let has = |version: &String| {
-                    versions.as_ref().is_some_and(|versions| versions.contains(version))
-                };
-                if let Some(version) = wanted.into_iter().rev().find(|version| !has(version)) {
-                    let by = own.path.clone();
-                    return Err(Error::Glibc { stack: self.stack(), by, library, version });
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Mounts what is used, and says where each is inside.
