@@ -60,8 +60,10 @@ impl StepLog {
     /// Takes notice of what a pull tells.
     pub(crate) fn hear(&mut self, event: &Event<'_>) {
         match event {
-            Event::Begin { .. } => self.is_cached = false,
-            Event::End(summary) => (self.bytes, self.fetched) = (summary.bytes, summary.fetched),
+            Event::End(summary) => {
+                self.is_cached = false;
+                (self.bytes, self.fetched) = (summary.bytes, summary.fetched);
+            }
             _ => {}
         }
     }
