@@ -296,7 +296,7 @@ fn follow(
         Err(error) => return Err(error),
     };
     if matches!(outcome, Outcome::Here(_)) {
-        gone.wait(&documents, &mut ears);
+        gone.wait(&documents, &feed, &mut ears);
     }
     Ok(outcome)
 }
@@ -356,8 +356,10 @@ struct Received<'a> {
 
 impl Received<'_> {
     /// Waits for layers that were not needed, but are on their way.
-    fn wait(&self, documents: &Documents, ears: &mut Ears<'_>) {
-        let all = |ears: &Ears<'_>| documents.manifest.layers.iter().all(|layer| ears.has(layer));
+    fn wait(&self, documents: &Documents, feed: &Feed, ears: &mut Ears<'_>) {
+        let is_spent = |layer| feed.is_spent(&layer_in(&self.inbox.dir, self.leader, layer));
+        let layers = &documents.manifest.layers;
+        let all = |ears: &Ears<'_>| layers.iter().all(|layer| is_spent(layer) || ears.has(layer));
         while !all(ears) && ears.listen().standing == Standing::Going {
             sleep(LOOK);
         }

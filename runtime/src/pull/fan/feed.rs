@@ -69,6 +69,8 @@ struct Seen {
     standing: Standing,
     version: u64,
     stopped: bool,
+    /// Layers that have come and gone.
+    spent: Vec<PathBuf>,
 }
 
 impl std::fmt::Debug for Feed {
@@ -79,7 +81,12 @@ impl std::fmt::Debug for Feed {
 
 impl Feed {
     pub(super) fn new(find: Box<Find>) -> Feed {
-        let seen = Mutex::new(Seen { standing: Standing::Going, version: 0, stopped: false });
+        let seen = Mutex::new(Seen {
+            standing: Standing::Going,
+            version: 0,
+            stopped: false,
+            spent: Vec::new(),
+        });
         Feed { find, passing: false, seen, changed: Condvar::new() }
     }
 
@@ -162,8 +169,14 @@ impl Feed {
             let _ = fallocate(file, flags, 0, i64::try_from(position).unwrap_or(0).max(1));
         }
         if position == size {
+            self.seen().spent.push(layer.to_owned());
             let _ = fs::remove_file(layer);
         }
+    }
+
+    /// Whether all of a layer was read.
+    pub(super) fn is_spent(&self, layer: &Path) -> bool {
+        self.seen().spent.iter().any(|spent| spent == layer)
     }
 
     fn check(&self, standing: &Standing) -> Result<(), Error> {
