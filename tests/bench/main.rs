@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! BENCH_ROUNDS       rounds of pulls (5); starts are measured more often
-//! BENCH_TABLES       which tables: pulls again many starts jobs layouts squash mpi
+//! BENCH_TABLES       which tables: pulls again many starts jobs fan layouts squash mpi
 //!                    picture (all)
 //! BENCH_PEERS        which peers: skopeo podman ch-image enroot (all that are installed), or none
 //! BENCH_PEER_ROUNDS  in how many rounds peers and the limit take part (1 for large, else all)
@@ -27,11 +27,12 @@
 //! meter     rounds, samples, medians              report   where the numbers go
 //! stages    what a pull says of its stages        picture  how that looks
 //! layouts   what if layers lay otherwise          squash   images as one file
-//! mpi       messages between ranks
+//! mpi       messages between ranks                fan      one image onto many nodes
 //! ```
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "tables on stdout, talk on stderr")]
 
+mod fan;
 mod images;
 mod layouts;
 mod meter;
@@ -77,7 +78,8 @@ fn main() -> ExitCode {
     let first = || images.all.first().expect("there is an image");
     let biggest = || images.all.iter().max_by_key(|image| image.bytes).expect("there is an image");
 
-    let tables = setting("BENCH_TABLES", "pulls again many starts jobs layouts squash mpi picture");
+    let tables =
+        setting("BENCH_TABLES", "pulls again many starts jobs fan layouts squash mpi picture");
     let mut well = true;
     for table in tables.split_whitespace() {
         well &= match table {
@@ -90,6 +92,7 @@ fn main() -> ExitCode {
             "many" => bench.pulls_of_many(rounds),
             "starts" => bench.starts(first(), rounds * 10),
             "jobs" => bench.jobs(first(), rounds * 4),
+            "fan" => bench.fan(rounds),
             "layouts" => bench.layouts(biggest(), rounds),
             "squash" => bench.squash(biggest(), rounds),
             "mpi" => bench.mpi(&dir, rounds * 4),

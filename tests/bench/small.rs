@@ -80,6 +80,11 @@ impl Bench {
         let rows = vec![
             Row::new("srun /bin/true", srun(&["/bin/true"])),
             Row::new("srun --container /bin/true", srun(&[&container, "/bin/true"])),
+            Row::new("srun -n64 /bin/true", srun(&["-n64", "-O", "/bin/true"])),
+            Row::new(
+                "srun -n64 --container /bin/true",
+                srun(&["-n64", "-O", &container, "/bin/true"]),
+            ),
         ];
         let title =
             format!("Job in an expanded image ({}); CPU and memory are srun's", image.about);
