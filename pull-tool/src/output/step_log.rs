@@ -59,12 +59,9 @@ impl StepLog {
 
     /// Takes notice of what a pull tells.
     pub(crate) fn hear(&mut self, event: &Event<'_>) {
-        match event {
-            Event::End(summary) => {
-                self.is_cached = false;
-                (self.bytes, self.fetched) = (summary.bytes, summary.fetched);
-            }
-            _ => {}
+        if let Event::End(summary) = event {
+            self.is_cached = false;
+            (self.bytes, self.fetched) = (summary.bytes, summary.fetched);
         }
     }
 

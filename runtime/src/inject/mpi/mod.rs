@@ -18,8 +18,8 @@
 //!   reason for all this. Only of what lies among the host's system libraries, and has all in the
 //!   image that it has on the host, the image's is taken, as it is newer: libstdc++, zlib.
 //! - The C library is the image's: if it is too old for the host's MPI, the MPI is refused. Whoever
-//!   asks for it has [the host's](glibc) mounted over it.
-//! - Whether a program's ranks find one another is [another question](wireup).
+//!   asks for it has the host's (`glibc`) mounted over it.
+//! - Whether a program's ranks find one another is another question (`wireup`).
 //! - Where nobody has asked, a reason against it is said, and the image's own MPI runs.
 
 mod closure;
