@@ -52,6 +52,7 @@ lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path tests/fuzz/Cargo.toml --check
 	rustfmt --edition 2024 --check $(CALLER)
+	mkdir -p $(TARGET)
 	clippy-driver --edition 2024 --emit metadata -o $(TARGET)/caller.rmeta -C panic=abort -D warnings $(CALLER)
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --document-private-items
