@@ -3,6 +3,7 @@
 mod mistakes;
 mod names;
 mod record;
+mod saved;
 mod steps;
 
 use std::{

@@ -10,6 +10,7 @@
 //!   lock        held by one rank at a time, from open to entered; the kernel drops it at death
 //!   ranks       "pid user-ns mount-ns", a line for each rank that is in
 //!   image       the digest that the image's name stood for when the first rank asked
+//!   saver       made by the rank that saves the container
 //!   failed      exit status and text of what failed for the whole step
 //!   said-…      a message that one rank of this node has printed
 //! ```
@@ -24,7 +25,7 @@ use std::{
     fs::{self, File},
     io::{self, Read, Write},
     os::{fd::OwnedFd, unix::fs::MetadataExt},
-    path::Path,
+    path::{Path, PathBuf},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -47,6 +48,13 @@ use crate::{
 /// How long a rank that cannot be looked at may stay so. In the middle of `execve` a process
 /// belongs to nobody for a moment (ptrace(2), "dumpable").
 const EXEC_WINDOW: Duration = Duration::from_millis(20);
+
+/// The file that all ranks write to.
+const RANKS: &str = "ranks";
+
+/// For so long after a rank has ended others are still expected that have not begun. One that cannot
+/// begin never does.
+const LATENESS: Duration = Duration::from_secs(10);
 
 /// Tells one step on this node from every other, of the past as well.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +112,7 @@ pub struct Failure {
 /// A step on this node, as one of its ranks sees it.
 #[derive(Debug)]
 pub struct Step {
+    path: PathBuf,
     dir: OwnedFd,
     lock: Option<Flock<File>>,
 }
@@ -123,7 +132,7 @@ impl Step {
         let dir = open(&path, flags, Mode::empty())
             .map_err(|e| io_error("open directory", &path)(e.into()))?;
         let lock = lock(&dir, &path)?;
-        Ok(Step { dir, lock: Some(lock) })
+        Ok(Step { path, dir, lock: Some(lock) })
     }
 
     /// What an earlier rank found to be wrong for all, if anything. It has been printed.
@@ -162,6 +171,16 @@ impl Step {
         say_once(&self.dir, text)
     }
 
+    /// Whether this rank is the one that saves the container, of all on this node.
+    pub fn is_saver(&self) -> bool {
+        self.file("saver", OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL).is_ok()
+    }
+
+    /// The ranks of the step on this node, of which there are to be `tasks`.
+    pub fn others(&self, tasks: usize) -> Others {
+        Others { ranks: self.path.join(RANKS), tasks }
+    }
+
     /// Another descriptor of the step's directory.
     pub(super) fn directory(&self) -> io::Result<OwnedFd> {
         self.dir.try_clone()
@@ -171,9 +190,9 @@ impl Step {
     /// rank go on after that; on an error that waits until `self` is dropped, or the process ends.
     pub fn enter<'p>(&mut self, plan: &'p Plan) -> Result<Container<'p>, Error> {
         let ranks = self
-            .file("ranks", OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_APPEND)
+            .file(RANKS, OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_APPEND)
             .map_err(io_error("open list of ranks of", &plan.node_dir))?;
-        let container = if self.join(&ranks)? { Container { plan } } else { plan.enter()? };
+        let container = if self.join(&ranks)? { Container::of(plan) } else { plan.enter()? };
         register(ranks).map_err(io_error("write list of ranks of", &plan.node_dir))?;
         self.lock = None;
         Ok(container)
@@ -200,6 +219,42 @@ impl Step {
     fn file(&self, name: &str, flags: OFlag) -> io::Result<File> {
         file(&self.dir, name, flags)
     }
+}
+
+/// The ranks of a step on this node, for who waits for all of them.
+#[derive(Debug)]
+pub struct Others {
+    ranks: PathBuf,
+    tasks: usize,
+}
+
+impl Others {
+    /// Whether some of them still run, or are yet to begin. The first has ended at `since`.
+    pub(super) fn are_there(&self, since: Instant) -> bool {
+        // What cannot be read is nobody's list.
+        let lines = fs::read_to_string(&self.ranks).unwrap_or_default();
+        let ranks: Vec<_> = lines.lines().filter_map(Rank::parse).collect();
+        let is_late = ranks.len() < self.tasks && since.elapsed() < LATENESS;
+        is_late || ranks.iter().any(|rank| rank.namespaces().is_some())
+    }
+}
+
+/// How many tasks a step has on this node; 1 for a job's script (srun(1), SLURM_STEP_TASKS_PER_NODE:
+/// `2(x3),1`).
+pub fn tasks_here(env: impl Fn(&str) -> Option<String>) -> usize {
+    let is_step = env("SLURM_STEP_ID").is_some();
+    let counts = env("SLURM_STEP_TASKS_PER_NODE").filter(|_| is_step).unwrap_or_default();
+    let mut node: usize = env("SLURM_NODEID").and_then(|id| id.parse().ok()).unwrap_or(0);
+    for part in counts.split(',') {
+        let (tasks, nodes) = part.split_once("(x").unwrap_or((part, "1"));
+        let (tasks, nodes) = (tasks.parse(), nodes.trim_end_matches(')').parse::<usize>());
+        let (Ok(tasks), Ok(nodes)) = (tasks, nodes) else { return 1 };
+        match node.checked_sub(nodes) {
+            None => return tasks,
+            Some(rest) => node = rest,
+        }
+    }
+    1
 }
 
 /// Whether the calling process is the one that prints `text`, of all that ask in this directory.
@@ -377,6 +432,47 @@ mod tests {
             assert_eq!(rank.namespaces().is_some(), found);
         }
         assert!(Rank::parse("1 2").is_none() && Rank::parse("1 2 3 4").is_none());
+    }
+
+    #[test]
+    fn the_tasks_of_a_node_are_counted() {
+        for (counts, node, tasks) in [
+            ("4", "0", 4),
+            ("2(x3),1", "0", 2),
+            ("2(x3),1", "2", 2),
+            ("2(x3),1", "3", 1),
+            ("2(x3),1", "4", 1),
+            ("", "0", 1),
+            ("x(x)", "0", 1),
+        ] {
+            let all = [
+                ("SLURM_STEP_ID", "0"),
+                ("SLURM_STEP_TASKS_PER_NODE", counts),
+                ("SLURM_NODEID", node),
+            ];
+            let of = |variables: &[(&str, &str)]| {
+                let find = |name: &str| variables.iter().find(|(other, _)| *other == name);
+                tasks_here(|name| find(name).map(|(_, value)| (*value).to_owned()))
+            };
+            assert_eq!(of(&all), tasks, "{counts} {node}");
+            assert_eq!(of(&all[1..]), 1, "a script is one");
+        }
+    }
+
+    #[test]
+    fn ranks_are_there_until_they_end() {
+        let node_dir = tempfile::tempdir().unwrap();
+        let step = Step::open(node_dir.path(), &this_process()).unwrap();
+        let (now, late) = (Instant::now(), Instant::now().checked_sub(LATENESS));
+        let late = late.expect("the machine runs longer than that");
+        assert!(step.others(1).are_there(now), "it has not begun");
+        assert!(!step.others(1).are_there(late), "it never will");
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_APPEND;
+        writeln!(step.file(RANKS, flags).unwrap(), "{} 1 1", i32::MAX).unwrap();
+        assert!(!step.others(1).are_there(now));
+        register(step.file(RANKS, flags).unwrap()).unwrap();
+        assert!(step.others(2).are_there(late), "this one runs");
+        assert!(step.is_saver() && !step.is_saver());
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::{
     digest::Digest,
     oci::{Platform, RunConfig},
     pull::{self, Event, Summary, To},
+    squashfs,
     store::{Lock, Node, ROOTFS, Room, Stage},
     sys::confine::{Identity, confine},
 };
@@ -46,7 +47,17 @@ pub(super) fn pack(input: &Input, workshop: &Workshop<'_>) -> Result<Made, Error
     let (dir, devices) = unpack(input, &node, &stage, workshop)?;
     let left_out = LeftOut { devices, ..LeftOut::default() };
     let made = tree::pack(&dir, Owner::Us, left_out, workshop)?;
-    Ok(Made { created: made::time_of(&input.path, input.is_stdin), ..made })
+    Ok(Made {
+        created: made::time_of(&input.path, input.is_stdin),
+        run: run_config(input)?,
+        ..made
+    })
+}
+
+/// How it is run, where that is written behind it.
+pub(super) fn run_config(input: &Input) -> Result<RunConfig, Error> {
+    let file = File::open(&input.path).map_err(failed("open", &input.path))?;
+    Ok(squashfs::config(&file).unwrap_or_default())
 }
 
 /// Makes the tree of an image of a squashfs file. `check` has the last word before others see it.
