@@ -42,7 +42,8 @@ pub(super) fn pack(input: &Input, workshop: &Workshop<'_>) -> Result<Made, Error
     // Whoever imports the same file at the same time waits.
     let key = Digest::of(format!("import {}", input.path.display()).as_bytes());
     let lock = node.lock(&key, || workshop.say("waiting for another import of the same file"));
-    let stage = node.stage(&lock.map_err(pull::Error::Node)?).map_err(pull::Error::Node)?;
+    let lock = lock.map_err(pull::Error::Node)?;
+    let stage = node.stage(&lock).map_err(pull::Error::Node)?;
     workshop.check()?;
     let (dir, devices) = unpack(input, &node, &stage, workshop)?;
     let left_out = LeftOut { devices, ..LeftOut::default() };
@@ -95,7 +96,7 @@ pub(super) fn expand(
 fn unpack(
     input: &Input,
     node: &Node,
-    stage: &Stage,
+    stage: &Stage<'_>,
     workshop: &Workshop<'_>,
 ) -> Result<(PathBuf, u64), Error> {
     let system = |error| failed("unpack", &input.path)(error);
