@@ -3,6 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use fixtures::eventually;
+use nix::sys::signal::{Signal, kill};
 
 use super::*;
 
@@ -139,6 +140,14 @@ fn a_step_that_is_cancelled_saves_nothing() {
         let srun = site.client("srun", &args).spawn().expect("srun starts");
         let there = || is_there.exists().then_some(());
         eventually(Duration::from_secs(60), "the step to be so far", there);
+        // It is not done before it is told to end.
+        for process in site.sandbox.users_of(&is_there) {
+            if fs::read_to_string(format!("/proc/{process}/comm"))
+                .is_ok_and(|c| c == "mksquashfs\n")
+            {
+                kill(process, Signal::SIGSTOP).expect("it is there");
+            }
+        }
         let name = format!("--name={name}");
         site.cluster.run_as_admin("scancel", &[&name]).success();
         let ended = srun.wait_with_output().expect("it ends");

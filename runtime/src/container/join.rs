@@ -7,10 +7,11 @@
 //!
 //! ```text
 //! <node_dir>/steps/<job>.<step>-<parent's pid>-<its start>/      0700
-//!   lock        held by one rank at a time, from open to entered; the kernel drops it at death
+//!   lock        held by the first rank from open to entered; the kernel drops it at death
 //!   ranks       "pid user-ns mount-ns", a line for each rank that is in
 //!   image       the digest that the image's name stood for when the first rank asked
-//!   saver       made by the rank that saves the container
+//!   saver       made by the rank that saves the container: "pid user-ns mount-ns", and as which
+//!               descriptors that process has them open
 //!   failed      exit status and text of what failed for the whole step
 //!   said-…      a message that one rank of this node has printed
 //! ```
@@ -24,7 +25,10 @@ use std::{
     fmt,
     fs::{self, File},
     io::{self, Read, Write},
-    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     path::{Path, PathBuf},
     thread::sleep,
     time::{Duration, Instant},
@@ -51,6 +55,8 @@ const EXEC_WINDOW: Duration = Duration::from_millis(20);
 
 /// The file that all ranks write to.
 const RANKS: &str = "ranks";
+/// The file of the rank that saves the container.
+const SAVER: &str = "saver";
 
 /// For so long after a rank has ended others are still expected that have not begun. One that cannot
 /// begin never does.
@@ -118,8 +124,9 @@ pub struct Step {
 }
 
 impl Step {
-    /// Opens the step's directory and waits for its lock, which is held until the container is
-    /// entered.
+    /// Opens the step's directory and waits for its lock, which the first rank holds until it has
+    /// entered the container. Those that come after that need none: 64 of them find out side by side
+    /// what each has to.
     pub fn open(node_dir: &Path, key: &Key) -> Result<Step, Error> {
         let steps = node_dir.join("steps");
         enter::own_directory(node_dir)?;
@@ -132,7 +139,9 @@ impl Step {
         let dir = open(&path, flags, Mode::empty())
             .map_err(|e| io_error("open directory", &path)(e.into()))?;
         let lock = lock(&dir, &path)?;
-        Ok(Step { path, dir, lock: Some(lock) })
+        let step = Step { path, dir, lock: Some(lock) };
+        let is_built = step.living()?.is_some();
+        Ok(if is_built { Step { lock: None, ..step } } else { step })
     }
 
     /// What an earlier rank found to be wrong for all, if anything. It has been printed.
@@ -173,12 +182,12 @@ impl Step {
 
     /// Whether this rank is the one that saves the container, of all on this node.
     pub fn is_saver(&self) -> bool {
-        self.file("saver", OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL).is_ok()
+        self.file(SAVER, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL).is_ok()
     }
 
     /// The ranks of the step on this node, of which there are to be `tasks`.
     pub fn others(&self, tasks: usize) -> Others {
-        Others { ranks: self.path.join(RANKS), tasks }
+        Others { ranks: self.path.join(RANKS), saver: self.path.join(SAVER), tasks }
     }
 
     /// Another descriptor of the step's directory.
@@ -190,30 +199,48 @@ impl Step {
     /// rank go on after that; on an error that waits until `self` is dropped, or the process ends.
     pub fn enter<'p>(&mut self, plan: &'p Plan) -> Result<Container<'p>, Error> {
         let ranks = self
-            .file(RANKS, OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_APPEND)
+            .file(RANKS, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND)
             .map_err(io_error("open list of ranks of", &plan.node_dir))?;
-        let container = if self.join(&ranks)? { Container::of(plan) } else { plan.enter()? };
+        let mut is_in = self.join()?;
+        if !is_in && self.lock.is_none() {
+            // They were there, and have ended.
+            self.lock = Some(lock(&self.dir, &self.path)?);
+            is_in = self.join()?;
+        }
+        let container = if is_in { Container::of(plan) } else { plan.enter()? };
         register(ranks).map_err(io_error("write list of ranks of", &plan.node_dir))?;
         self.lock = None;
         Ok(container)
     }
 
-    /// Joins the first rank that is alive. A rank that lives and cannot be looked at made itself
-    /// so (prctl(2), `PR_SET_DUMPABLE`); MPI cannot reach it either, so nothing is lost by
-    /// building anew.
-    fn join(&self, mut ranks: &File) -> Result<bool, Error> {
-        let mut lines = String::new();
-        ranks.read_to_string(&mut lines).map_err(io_error("read", "list of ranks"))?;
-        for rank in lines.lines().filter_map(Rank::parse) {
-            let Some((user, mount)) = rank.namespaces() else { continue };
-            return match enter_namespaces(&user, &mount) {
-                Ok(()) => Ok(true),
-                Err(e) => {
-                    Err(io_error("join namespaces of", format!("process {}", rank.pid))(e.into()))
-                }
-            };
+    /// Joins the first rank that is alive.
+    fn join(&self) -> Result<bool, Error> {
+        let Some((user, mount)) = self.living()? else { return Ok(false) };
+        enter_namespaces(&user, &mount)
+            .map_err(|e| io_error("join namespaces of a rank in", &self.path)(e.into()))?;
+        Ok(true)
+    }
+
+    /// The user and the mount namespace of the first rank that is alive. One that lives and cannot be
+    /// looked at made itself so (prctl(2), `PR_SET_DUMPABLE`); MPI cannot reach it either, so nothing is
+    /// lost by building anew.
+    fn living(&self) -> Result<Option<(File, File)>, Error> {
+        let lines = |name| -> Result<String, Error> {
+            let mut lines = String::new();
+            match self.file(name, OFlag::O_RDONLY) {
+                Ok(mut file) => file.read_to_string(&mut lines),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(lines),
+                Err(e) => Err(e),
+            }
+            .map_err(io_error("read", self.path.join(name)))?;
+            Ok(lines)
+        };
+        let ranks = lines(RANKS)?;
+        let found = ranks.lines().filter_map(Rank::parse).find_map(|rank| rank.namespaces());
+        match found {
+            Some(found) => Ok(Some(found)),
+            None => Ok(lines(SAVER)?.lines().find_map(kept_open)),
         }
-        Ok(false)
     }
 
     fn file(&self, name: &str, flags: OFlag) -> io::Result<File> {
@@ -225,10 +252,20 @@ impl Step {
 #[derive(Debug)]
 pub struct Others {
     ranks: PathBuf,
+    saver: PathBuf,
     tasks: usize,
 }
 
 impl Others {
+    /// Lets ranks that come later join by way of the calling process, for as long as that has these
+    /// namespaces open: the container's user and mount namespace.
+    pub(super) fn keep_open(&self, namespaces: &[File; 2]) -> io::Result<()> {
+        let [user, mount] = namespaces;
+        let (user_number, mount_number) = (user.metadata()?.ino(), mount.metadata()?.ino());
+        let (pid, user, mount) = (std::process::id(), user.as_raw_fd(), mount.as_raw_fd());
+        fs::write(&self.saver, format!("{pid} {user_number} {mount_number} {user} {mount}\n"))
+    }
+
     /// Whether some of them still run, or are yet to begin. The first has ended at `since`.
     pub(super) fn are_there(&self, since: Instant) -> bool {
         // What cannot be read is nobody's list.
@@ -289,6 +326,18 @@ pub(super) fn enter_namespaces(user: &File, mount: &File) -> Result<(), Errno> {
     // setns(2): the user namespace comes first, it gives the right to the other.
     enter::retry_while_reaped(|| setns(user, CloneFlags::CLONE_NEWUSER))?;
     setns(mount, CloneFlags::CLONE_NEWNS)
+}
+
+/// Opens the namespaces that a process keeps open; `None` if it is gone.
+fn kept_open(line: &str) -> Option<(File, File)> {
+    let mut numbers = line.split(' ').map(str::parse::<u64>);
+    let mut next = || numbers.next()?.ok();
+    let (pid, user, mount) = (next()?, next()?, next()?);
+    let mut open = |number: u64| {
+        let file = File::open(format!("/proc/{pid}/fd/{}", next()?)).ok()?;
+        (file.metadata().ok()?.ino() == number).then_some(file)
+    };
+    Some((open(user)?, open(mount)?))
 }
 
 /// A rank that has entered, and the namespaces that it entered.
@@ -473,6 +522,25 @@ mod tests {
         register(step.file(RANKS, flags).unwrap()).unwrap();
         assert!(step.others(2).are_there(late), "this one runs");
         assert!(step.is_saver() && !step.is_saver());
+        assert!(step.living().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_container_is_joined_though_all_ranks_have_ended() {
+        let node_dir = tempfile::tempdir().unwrap();
+        let step = Step::open(node_dir.path(), &this_process()).unwrap();
+        assert!(step.is_saver() && step.living().unwrap().is_none());
+        let namespaces =
+            ["user", "mnt"].map(|ns| File::open(format!("/proc/self/ns/{ns}")).unwrap());
+        step.others(1).keep_open(&namespaces).unwrap();
+        let (user, mount) = step.living().unwrap().expect("it is kept open");
+        let number = |file: &File| file.metadata().unwrap().ino();
+        assert_eq!([&user, &mount].map(number), namespaces.each_ref().map(number));
+        drop(step);
+        let late = Step::open(node_dir.path(), &this_process()).unwrap();
+        assert!(late.lock.is_none() && late.living().unwrap().is_some());
+        drop(namespaces);
+        assert!(late.living().unwrap().is_none());
     }
 
     #[test]

@@ -127,7 +127,7 @@ impl<'a> Container<'a> {
     }
 
     /// Gives the container to the process that is to save it.
-    pub fn give(&mut self, hand: save::Hand) -> Result<(), Error> {
+    pub fn give(&mut self, mut hand: save::Hand) -> Result<(), Error> {
         hand.give().map_err(io_error("give away to be saved", "/"))?;
         self.hand = Some(hand);
         Ok(())

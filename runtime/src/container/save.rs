@@ -3,7 +3,7 @@
 //! ```text
 //!   the process that there was ── splits off ──► the program's
 //!     │ waits                                      │ enters the container
-//!     │ ◄── the container's root, by itself ────── │ open_tree(2) of "/"
+//!     │ ◄── its root, by itself; its namespaces ── │ open_tree(2) of "/"
 //!     │                                            └─ exec
 //!     │ the ranks of the step that are left end, too
 //!     │ what only this run has put there goes, the image's own comes back
@@ -77,6 +77,8 @@ use crate::{
 const PARTIAL: &str = ".partial";
 /// How often it is looked whether others have ended.
 const TICK: Duration = Duration::from_millis(20);
+/// Slurm loses what a task has said last that ends by a signal: so long it takes to be heard.
+const HEARING: Duration = Duration::from_millis(200);
 /// What takes longer is told of when it begins.
 const LONG: Duration = Duration::from_secs(2);
 
@@ -145,9 +147,13 @@ pub fn begin(
 }
 
 impl Hand {
-    /// Gives away the container that the calling process is in.
-    pub(super) fn give(&self) -> io::Result<()> {
-        pass::send(&self.0, open_mount(Path::new("/"))?)
+    /// Gives away the container that the calling process is in. Once it has been taken, others can join
+    /// it though this process ends.
+    pub(super) fn give(&mut self) -> io::Result<()> {
+        let root = open_mount(Path::new("/"))?;
+        let (user, mount) = (File::open("/proc/self/ns/user")?, File::open("/proc/self/ns/mnt")?);
+        pass::send_all(&self.0, &[root.as_fd(), user.as_fd(), mount.as_fd()])?;
+        self.0.read_exact(&mut [0])
     }
 
     /// Says that nothing has run in it.
@@ -165,6 +171,13 @@ struct Saver<'a> {
     child: Pid,
     others: Option<Others>,
     tell: &'a dyn Fn(Event<'_>),
+}
+
+/// A container that was given away.
+struct Given {
+    root: OwnedFd,
+    /// Keeps it open to ranks that come when the others have ended.
+    _namespaces: [File; 2],
 }
 
 /// How the program has ended.
@@ -198,14 +211,17 @@ impl Saver<'_> {
         let kept: Vec<_> = kept.into_iter().flatten().collect();
         close_all_but(&kept).map_err(failed())?;
 
-        // It sends none if it does not get into its container; then it has said why.
-        let root = pass::receive(socket).ok();
+        // None comes if the other process does not get into its container; then it has said why.
+        let given = self.take(socket).ok();
         let Ended { status, was_told_to } = self.end_of_child().map_err(failed())?;
         let code = match status {
             WaitStatus::Signaled(_, signal, _) => {
-                if root.is_some() {
+                if given.is_some() {
                     let problem = format!("the command was ended by {signal}");
                     self.refuse(problem);
+                    if self.others.is_some() {
+                        sleep(HEARING);
+                    }
                 }
                 end_by(signal)
             }
@@ -213,19 +229,30 @@ impl Saver<'_> {
             other => unreachable!("waited for an end, got {other:?}"),
         };
         let mut nothing_has_run = [0];
-        let Some(root) = root.filter(|_| matches!(socket.read(&mut nothing_has_run), Ok(0))) else {
-            return Ok(code);
-        };
+        let has_run = |_: &Given| matches!(socket.read(&mut nothing_has_run), Ok(0));
+        let Some(given) = given.filter(has_run) else { return Ok(code) };
         if was_told_to {
             self.refuse("the command was told to end (SIGTERM)".to_owned());
             return Ok(code);
         }
-        match self.save(&root) {
+        match self.save(&given.root) {
             Ok(bytes) => (self.tell)(Event::Saved { path: self.file, bytes }),
             Err(error) if code == 0 => return Err(error),
             Err(error) => (self.tell)(Event::NotSaved(&error)),
         }
         Ok(code)
+    }
+
+    fn take(&self, socket: &mut UnixStream) -> io::Result<Given> {
+        let (_, fds) = pass::receive_with(socket, &mut [0])?;
+        let fds: Result<[OwnedFd; 3], _> = fds.try_into();
+        let [root, user, mount] = fds.map_err(|_| io::ErrorKind::UnexpectedEof)?;
+        let namespaces = [File::from(user), File::from(mount)];
+        if let Some(others) = &self.others {
+            others.keep_open(&namespaces)?;
+        }
+        socket.write_all(b"+")?;
+        Ok(Given { root, _namespaces: namespaces })
     }
 
     fn refuse(&self, problem: String) {
@@ -307,10 +334,10 @@ impl Saver<'_> {
 
     /// Whether somebody else is in the container, who needs what is there.
     fn is_shared(&self) -> bool {
-        let name = self.plan.options.name.as_ref();
-        let record = name.and_then(|name| Record::of(&self.plan.node_dir, name));
-        let inside = record.and_then(|record| record.namespaces);
-        inside.is_some_and(|inside| inside.open().is_some())
+        let node_dir = &self.plan.node_dir;
+        self.plan.options.name.as_ref().is_some_and(|name| {
+            Record::of(node_dir, name).is_some_and(|record| record.is_running(node_dir, name))
+        })
     }
 }
 
