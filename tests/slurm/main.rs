@@ -391,8 +391,7 @@ fn the_exit_status_is_the_programs() {
     need!(root, slurm, registry, busybox, userns);
     let site = site();
     site.srun(&[&site.option(), "sh", "-c", "exit 7"]).failure(7);
-    // On one node: where the last test's jobs still hold a part of it, Slurm would take two.
-    let stderr = site.srun(&["-N1", "-n3", &site.option(), "no-such-command"]).failure(127);
+    let stderr = site.srun(&["-wn1", "-n3", &site.option(), "no-such-command"]).failure(127);
     let said = own_lines(&stderr);
     assert_eq!(said.len(), 1, "three tasks, {} messages: {stderr}", said.len());
     assert!(said[0].contains("n1: ") && said[0].contains("\"no-such-command\""), "{stderr}");

@@ -36,7 +36,13 @@ static SITE: LazyLock<Mutex<Site>> = LazyLock::new(|| {
 });
 
 fn site() -> MutexGuard<'static, Site> {
-    site::lock(&SITE)
+    let site = site::lock(&SITE);
+    // A failed test's.
+    if !site.jobs().is_empty() {
+        site.scancel(&[]);
+        site.cluster.wait_idle();
+    }
+    site
 }
 
 impl Deref for Site {
