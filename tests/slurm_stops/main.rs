@@ -2,6 +2,7 @@
 //! and the next job are as if nothing had been.
 
 mod arrays;
+mod clock;
 mod failures;
 mod nodes;
 mod private;
