@@ -18,11 +18,18 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 RELEASE := $(TARGET)/release
 # Not cargo's: runtime/build.rs compiles it.
 CALLER := runtime/src/sys/caller/main.rs
+# How many test programs run at the same time: they wait more than they work. In the order of how
+# long they take, the longest first.
+TEST_JOBS ?= 3
+LONG := mpi images slurm_stops fan_out slurm_options slurm relay
+TESTS := $(LONG) $(filter-out $(LONG),$(shell sed -n '/^\[\[test/,/^path/s/^name = "\(.*\)"/\1/p' tests/Cargo.toml))
+TRIXIE := slurm relay mpi
 export CARGO_TARGET_DIR := $(TARGET)
 export BENCH_DIR ?= $(TARGET)/bench
 export BENCH_TOOLS
 
 .PHONY: all build faults demo test lint bench fuzz install uninstall deb rpm clean
+.PHONY: test-all test-units $(TESTS:%=test-%) $(TRIXIE:%=trixie-%)
 
 all: build
 
@@ -30,9 +37,10 @@ build:
 	$(CARGO) build --release --workspace
 
 # The plugin that fails where it is told to. Never installed; the tests load it. Whatever is built
-# next puts the real one back in its place.
+# next puts the real one back in its place. Of the whole workspace: for a part of it, cargo would
+# build all that it depends on once more, with fewer features.
 faults:
-	$(CARGO) build --release --package shifter-spank --features faults
+	$(CARGO) build --release --workspace --features shifter-spank/faults
 	install -D $(RELEASE)/libshifter_spank.so $(TARGET)/faults/libshifter_spank.so
 
 demo:
@@ -44,9 +52,27 @@ test:
 	tests/setup.sh build test
 	$(MAKE) faults
 	$(MAKE) build
-	$(CARGO) test --release --workspace
-	$(CARGO) test --release --workspace --test slurm --test mpi --test relay \
+	$(CARGO) test --release --workspace --no-run
+	$(MAKE) --jobs=$(TEST_JOBS) --output-sync=target --keep-going test-all
+
+test-all: $(TESTS:%=test-%) test-units $(TRIXIE:%=trixie-%)
+
+# One program, tests/NAME.rs or tests/NAME/main.rs. Those who make packages call make, too.
+$(TESTS:%=test-%): test-%:
+	env -u MAKEFLAGS -u MFLAGS $(CARGO) test --release --workspace --test $*
+
+test-units:
+	$(CARGO) test --release --workspace --lib --bins \
+	    $(patsubst runtime/tests/%.rs,--test %,$(wildcard runtime/tests/*.rs))
+	$(CARGO) test --release --workspace --doc
+
+# The same with the Slurm of Debian 13.
+$(TRIXIE:%=trixie-%): trixie-%:
+	$(CARGO) test --release --workspace --test $* \
 	    --config "target.'cfg(all())'.runner = 'tests/in-trixie.sh'"
+
+# It takes the images that the other has made.
+trixie-mpi: test-mpi
 
 lint:
 	$(CARGO) fmt --all --check
