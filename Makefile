@@ -18,18 +18,19 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 RELEASE := $(TARGET)/release
 # Not cargo's: runtime/build.rs compiles it.
 CALLER := runtime/src/sys/caller/main.rs
-# How many test programs run at the same time: they wait more than they work. In the order of how
-# long they take, the longest first.
+# How many test programs run at the same time: they wait more than they work.
 TEST_JOBS ?= 3
-LONG := mpi images slurm_stops fan_out slurm_options slurm relay
-TESTS := $(LONG) $(filter-out $(LONG),$(shell sed -n '/^\[\[test/,/^path/s/^name = "\(.*\)"/\1/p' tests/Cargo.toml))
-TRIXIE := slurm relay mpi
+TESTS := $(shell sed -n '/^\[\[test/,/^path/s/^name = "\(.*\)"/\1/p' tests/Cargo.toml)
+TRIXIE := slurm_stops slurm_options slurm relay mpi
+# What takes long begins first.
+LONG := trixie test-images test-mpi test-slurm_stops trixie-slurm_stops test-slurm_options test-fan_out \
+    trixie-slurm_options test-slurm trixie-slurm test-relay
 export CARGO_TARGET_DIR := $(TARGET)
 export BENCH_DIR ?= $(TARGET)/bench
 export BENCH_TOOLS
 
 .PHONY: all build faults demo test lint bench fuzz install uninstall deb rpm clean
-.PHONY: test-all test-units $(TESTS:%=test-%) $(TRIXIE:%=trixie-%)
+.PHONY: test-all test-units trixie $(TESTS:%=test-%) $(TRIXIE:%=trixie-%)
 
 all: build
 
@@ -55,7 +56,7 @@ test:
 	$(CARGO) test --release --workspace --no-run
 	$(MAKE) --jobs=$(TEST_JOBS) --output-sync=target --keep-going test-all
 
-test-all: $(TESTS:%=test-%) test-units $(TRIXIE:%=trixie-%)
+test-all: $(LONG) $(TRIXIE:%=trixie-%) test-units $(TESTS:%=test-%)
 
 # One program, tests/NAME.rs or tests/NAME/main.rs. Those who make packages call make, too.
 $(TESTS:%=test-%): test-%:
@@ -67,12 +68,16 @@ test-units:
 	$(CARGO) test --release --workspace --doc
 
 # The same with the Slurm of Debian 13.
-$(TRIXIE:%=trixie-%): trixie-%:
+$(TRIXIE:%=trixie-%): trixie-%: trixie
 	$(CARGO) test --release --workspace --test $* \
 	    --config "target.'cfg(all())'.runner = 'tests/in-trixie.sh'"
 
-# It takes the images that the other has made.
+# It has no compiler, and takes what the others have made.
 trixie-mpi: test-mpi
+trixie-slurm_options: test-slurm_options
+
+trixie:
+	tests/in-trixie.sh true
 
 lint:
 	$(CARGO) fmt --all --check
