@@ -1,6 +1,8 @@
 # make            build everything
 # make demo       a one-node Slurm cluster, a registry, an image, and srun --container
 # make test       all tests; SHIFTER_TEST_REQUIRE=1 allows none to be skipped
+# make test-NAME  one program of them, after make faults build: tests/NAME.rs or tests/NAME/main.rs;
+#                 trixie-NAME: the same with the Slurm of Debian 13
 # make bench      how fast, beside others: tables, also in BENCH_DIR/results with a picture of a
 #                 pull; BENCH_ROUNDS, BENCH_IMAGES, BENCH_PEERS …: see tests/bench/main.rs
 # make fuzz       what reads bytes from outside, SECONDS=60 for each target; see tests/fuzz/run.sh
@@ -58,7 +60,7 @@ test:
 
 test-all: $(LONG) $(TRIXIE:%=trixie-%) test-units $(TESTS:%=test-%)
 
-# One program, tests/NAME.rs or tests/NAME/main.rs. Those who make packages call make, too.
+# The test of packages calls make, which is none of this one's.
 $(TESTS:%=test-%): test-%:
 	env -u MAKEFLAGS -u MFLAGS $(CARGO) test --release --workspace --test $*
 
