@@ -22,6 +22,9 @@ RELEASE := $(TARGET)/release
 CALLER := runtime/src/sys/caller/main.rs
 # How many test programs run at the same time: they wait more than they work.
 TEST_JOBS ?= 3
+# The test of packages calls make, which is none of this one's; and who starts this in the background
+# has interrupts ignored, which other tests are about.
+TEST := env -u MAKEFLAGS -u MFLAGS --default-signal=INT,QUIT $(CARGO) test --release --workspace
 TESTS := $(shell sed -n '/^\[\[test/,/^path/s/^name = "\(.*\)"/\1/p' tests/Cargo.toml)
 TRIXIE := slurm_stops slurm_options slurm relay mpi
 # What takes long begins first.
@@ -60,18 +63,17 @@ test:
 
 test-all: $(LONG) $(TRIXIE:%=trixie-%) test-units $(TESTS:%=test-%)
 
-# The test of packages calls make, which is none of this one's.
 $(TESTS:%=test-%): test-%:
-	env -u MAKEFLAGS -u MFLAGS $(CARGO) test --release --workspace --test $*
+	$(TEST) --test $*
 
 test-units:
-	$(CARGO) test --release --workspace --lib --bins \
+	$(TEST) --lib --bins \
 	    $(patsubst runtime/tests/%.rs,--test %,$(wildcard runtime/tests/*.rs))
-	$(CARGO) test --release --workspace --doc
+	$(TEST) --doc
 
 # The same with the Slurm of Debian 13.
 $(TRIXIE:%=trixie-%): trixie-%: trixie
-	$(CARGO) test --release --workspace --test $* \
+	$(TEST) --test $* \
 	    --config "target.'cfg(all())'.runner = 'tests/in-trixie.sh'"
 
 # It has no compiler, and takes what the others have made.
