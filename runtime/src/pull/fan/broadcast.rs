@@ -288,6 +288,7 @@ fn follow(
     let mut ears = Ears::new(inbox, &leader.name);
     let outcome = match pull.follow(&documents, &feed, &mut || ears.listen(), tell) {
         Ok(()) => Outcome::Here(documents.resolved.clone()),
+        Err(Error::Orphaned) if feed.is_cut_off() => Outcome::Alone,
         Err(Error::Orphaned) => Outcome::Orphaned,
         Err(Error::StoredBlob { .. } | Error::Store(_)) => {
             tell(Event::Trouble("what another node has sent is damaged; pulling it here"));
@@ -327,8 +328,12 @@ impl<'a> Ears<'a> {
             is_news |= is_new;
             if is_new && name.contains(".note-") {
                 let note = fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok());
-                if let Some(failure) = note.and_then(|note: Note| note.failure) {
-                    standing = Standing::Failed(failure);
+                match note {
+                    Some(Note { failure: Some(failure), .. }) => {
+                        standing = Standing::Failed(failure);
+                    }
+                    Some(Note { alone: true, .. }) => standing = Standing::Alone,
+                    _ => {}
                 }
             }
         }
@@ -402,6 +407,7 @@ fn lead(wish: &Wish<'_>, inbox: &Inbox, tell: &mut dyn FnMut(Event<'_>)) -> Resu
         }
         Err(why) => {
             tell(Event::Trouble(&format!("{why}; each node pulls for itself")));
+            sender.part(&caught);
             return Ok(Outcome::Alone);
         }
     }
@@ -441,6 +447,7 @@ fn lead(wish: &Wish<'_>, inbox: &Inbox, tell: &mut dyn FnMut(Event<'_>)) -> Resu
         (Ok(_), Err(Stopped::Signal(signal))) => Err(Error::Interrupted(signal)),
         (Ok(_), Err(Stopped::Failed(why))) => {
             tell(Event::Trouble(&format!("{why}; the other nodes pull for themselves")));
+            sender.part(&caught);
             Ok(Outcome::Here(documents.resolved))
         }
         (Ok(_), Ok(())) => {
@@ -528,6 +535,13 @@ impl Sender<'_> {
             let _ = self.note(&Note { failure, ..self.wish.note() }, caught);
         }
         error
+    }
+
+    /// Tells those that can be reached that nothing more will come: of a step's nodes one may be down, and
+    /// sbcast stops at the first block that does not reach all. Otherwise they would wait for a silence.
+    fn part(&mut self, caught: &Caught) {
+        // Best effort: it does not reach all.
+        let _ = self.note(&Note { alone: true, ..self.wish.note() }, caught);
     }
 
     fn send(&self, path: &Path, what: &str, caught: &Caught) -> Result<(), Stopped> {

@@ -64,6 +64,9 @@ pub(super) struct Note {
     /// Why there will be none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     failure: Option<Failure>,
+    /// It brings nothing to others any more: each node pulls for itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    alone: bool,
 }
 
 /// How one try to have it from another node has ended.

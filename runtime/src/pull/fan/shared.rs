@@ -5,6 +5,7 @@
 //! lock asked for.
 
 use std::{
+    path::Path,
     sync::Arc,
     thread::sleep,
     time::{Duration, Instant},
@@ -33,6 +34,17 @@ pub(super) fn bring(
     wish: &mut Wish<'_>,
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, Error> {
+    match try_to_bring(wish, tell) {
+        // A home that compute nodes may only read, a quota, a server that is ill.
+        Err(error) if is_of_store(&error, &wish.config.store) => {
+            tell(Event::Trouble(&format!("{}; each node pulls for itself", Chain(&error))));
+            Ok(Outcome::Alone)
+        }
+        brought => brought,
+    }
+}
+
+fn try_to_bring(wish: &mut Wish<'_>, tell: &mut dyn FnMut(Event<'_>)) -> Result<Outcome, Error> {
     let (root, key) = (wish.config.store.clone(), wish.key());
     let mut watch = Store::watch(&root, &key);
     let (began, patience) = (Instant::now(), wish.fleet.patience());
@@ -109,11 +121,10 @@ fn lead(
     let step = &wish.fleet.step;
     match brought {
         Ok(resolved) => Ok(Outcome::Here(resolved)),
-        // Others have no more room there.
-        Err(error) if is_full(&error, &store) => {
-            tell(Event::Trouble(&format!("{}; each node pulls for itself", Chain(&error))));
+        // Others can do no better there.
+        Err(error) if is_of_store(&error, store.path()) => {
             store.leave_word(key, step, "null").ok();
-            Ok(Outcome::Alone)
+            Err(error)
         }
         Err(error) => {
             if is_for_all(&error) {
@@ -224,11 +235,12 @@ fn follow(
     Ok(Some(outcome))
 }
 
-/// Whether there is no room for the image in the store.
-fn is_full(error: &Error, store: &Store) -> bool {
+/// Whether it is the store that does not serve: no room, no right to write, no answer. The image can be had
+/// without it.
+fn is_of_store(error: &Error, root: &Path) -> bool {
     match error {
-        Error::NoSpace { path, .. } => path == store.path(),
-        Error::Store(error) => error.is_no_space() && error.path.starts_with(store.path()),
+        Error::NoSpace { path, .. } => path == root,
+        Error::Store(error) => error.path.starts_with(root),
         _ => false,
     }
 }
