@@ -2,6 +2,8 @@
 //! and, where that is told, a directory.
 
 mod kills;
+mod late;
+mod links;
 mod trouble;
 
 use std::{

@@ -10,15 +10,15 @@ use nix::sys::signal::{Signal, kill};
 
 use super::*;
 
-const LIMIT: Duration = Duration::from_secs(100);
+pub(super) const LIMIT: Duration = Duration::from_secs(100);
 
 /// How a child has ended, and what it said.
-fn end(child: Child) -> (Option<i32>, String) {
+pub(super) fn end(child: Child) -> (Option<i32>, String) {
     let output = child.wait_with_output().expect("srun can be waited for");
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-fn start(mut srun: Command) -> Child {
+pub(super) fn start(mut srun: Command) -> Child {
     srun.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     srun.spawn().expect("srun can be started")
 }
