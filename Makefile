@@ -1,6 +1,8 @@
 # make            build everything
 # make demo       a one-node Slurm cluster, a registry, an image, and srun --container
 # make test       all tests; SHIFTER_TEST_REQUIRE=1 allows none to be skipped
+# make test-NAME  one program of them, after make faults build: tests/NAME.rs or tests/NAME/main.rs;
+#                 trixie-NAME: the same with the Slurm of Debian 13
 # make bench      how fast, beside others: tables, also in BENCH_DIR/results with a picture of a
 #                 pull; BENCH_ROUNDS, BENCH_IMAGES, BENCH_PEERS …: see tests/bench/main.rs
 # make fuzz       what reads bytes from outside, SECONDS=60 for each target; see tests/fuzz/run.sh
@@ -18,11 +20,22 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 RELEASE := $(TARGET)/release
 # Not cargo's: runtime/build.rs compiles it.
 CALLER := runtime/src/sys/caller/main.rs
+# How many test programs run at the same time: they wait more than they work.
+TEST_JOBS ?= 3
+# The test of packages calls make, which is none of this one's; and who starts this in the background
+# has interrupts ignored, which other tests are about.
+TEST := env -u MAKEFLAGS -u MFLAGS --default-signal=INT,QUIT $(CARGO) test --release --workspace
+TESTS := $(shell sed -n '/^\[\[test/,/^path/s/^name = "\(.*\)"/\1/p' tests/Cargo.toml)
+TRIXIE := slurm_stops slurm_options slurm relay mpi
+# What takes long begins first.
+LONG := trixie test-images test-mpi test-slurm_stops trixie-slurm_stops test-slurm_options test-fan_out \
+    trixie-slurm_options test-slurm trixie-slurm test-relay
 export CARGO_TARGET_DIR := $(TARGET)
 export BENCH_DIR ?= $(TARGET)/bench
 export BENCH_TOOLS
 
 .PHONY: all build faults demo test lint bench fuzz install uninstall deb rpm clean
+.PHONY: test-all test-units trixie $(TESTS:%=test-%) $(TRIXIE:%=trixie-%)
 
 all: build
 
@@ -30,9 +43,10 @@ build:
 	$(CARGO) build --release --workspace
 
 # The plugin that fails where it is told to. Never installed; the tests load it. Whatever is built
-# next puts the real one back in its place.
+# next puts the real one back in its place. Of the whole workspace: for a part of it, cargo would
+# build all that it depends on once more, with fewer features.
 faults:
-	$(CARGO) build --release --package shifter-spank --features faults
+	$(CARGO) build --release --workspace --features shifter-spank/faults
 	install -D $(RELEASE)/libshifter_spank.so $(TARGET)/faults/libshifter_spank.so
 
 demo:
@@ -44,9 +58,30 @@ test:
 	tests/setup.sh build test
 	$(MAKE) faults
 	$(MAKE) build
-	$(CARGO) test --release --workspace
-	$(CARGO) test --release --workspace --test slurm --test mpi --test relay \
+	$(CARGO) test --release --workspace --no-run
+	$(MAKE) --jobs=$(TEST_JOBS) --output-sync=target --keep-going test-all
+
+test-all: $(LONG) $(TRIXIE:%=trixie-%) test-units $(TESTS:%=test-%)
+
+$(TESTS:%=test-%): test-%:
+	$(TEST) --test $*
+
+test-units:
+	$(TEST) --lib --bins \
+	    $(patsubst runtime/tests/%.rs,--test %,$(wildcard runtime/tests/*.rs))
+	$(TEST) --doc
+
+# The same with the Slurm of Debian 13.
+$(TRIXIE:%=trixie-%): trixie-%: trixie
+	$(TEST) --test $* \
 	    --config "target.'cfg(all())'.runner = 'tests/in-trixie.sh'"
+
+# It has no compiler, and takes what the others have made.
+trixie-mpi: test-mpi
+trixie-slurm_options: test-slurm_options
+
+trixie:
+	tests/in-trixie.sh true
 
 lint:
 	$(CARGO) fmt --all --check

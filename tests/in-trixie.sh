@@ -36,10 +36,31 @@ exec 9>"$root.lock"
 flock 9
 [ "$(cat "$root/packages" 2>/dev/null)" = "$made_of" ] || make_root
 exec 9>&-
+
+# Slurm's job_container/tmpfs mounts the namespaces of jobs. The kernel allows it in a namespace with
+# a lower number alone, and since Linux 6.18 each processor has numbers of its own to give: ours is
+# made on the one that has the lowest. Before 6.11 nobody can ask, nor needs to.
+lowest=$(python3 - <<'PYTHON'
+import ctypes, fcntl, os
+CLONE_NEWNS, NS_GET_MNTNS_ID = 0x20000, 0x8008B705
+def number(processor):
+    os.sched_setaffinity(0, {processor})
+    ctypes.CDLL(None).unshare(CLONE_NEWNS)
+    try:
+        with open("/proc/self/ns/mnt") as namespace:
+            return int.from_bytes(fcntl.ioctl(namespace, NS_GET_MNTNS_ID, bytes(8)), "little")
+    except OSError:
+        return 0
+print(min(os.sched_getaffinity(0), key=number))
+PYTHON
+)
+all=$(taskset --cpu-list --pid $$)
+
 # The mounts go with the process. A chroot would not do: there the kernel gives nobody a user
 # namespace.
-export root here target cwd=$PWD
-exec unshare --mount --propagation private bash -euc '
+export root here target all=${all##* } cwd=$PWD
+exec taskset --cpu-list "$lowest" unshare --mount --propagation private bash -euc '
+    taskset --cpu-list --pid "$all" $$ >/dev/null
     mount --bind "$root" "$root"
     for dir in /proc /sys /dev /tmp "$here" "$target"; do
         mkdir -p "$root$dir"

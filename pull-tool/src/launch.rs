@@ -18,9 +18,10 @@ use nix::{
 use runtime::{
     Config, Image, Options, Source,
     container::{
-        self, Command, Run, fuse,
-        join::{Failure, Key, Step},
+        self, Command, Plan, Run, fuse,
+        join::{Failure, Key, Step, tasks_here},
         relay::Relay,
+        save::{self, Hand},
     },
     host::Host,
     jobs,
@@ -32,7 +33,7 @@ use runtime::{
     store::Node,
     sys::{
         interrupt::{end_with_parent, is_orphan},
-        process::reset_signals,
+        process::{reset_signals, use_all_cores},
     },
 };
 
@@ -142,7 +143,9 @@ impl Task {
                 }
             }
             relay.map_or(Ok(()), |relay| relay.start(&plan)).map_err(|e| blame(&e))?;
-            let container = step.enter(&plan).map_err(|e| blame(&e))?;
+            let hand = setting.saver(step, &plan, &image, node).map_err(|e| blame(&e))?;
+            let mut container = step.enter(&plan).map_err(|e| blame(&e))?;
+            hand.map_or(Ok(()), |hand| container.give(hand)).map_err(|e| blame(&e))?;
             if let Some(unwired) = container.unwired() {
                 let Report { line, .. } = Report::from(&unwired);
                 if step.say_once(&line) {
@@ -197,6 +200,8 @@ impl Setting {
         let mut options = request.all_options();
         config.squashfs.run = fuse::choose(config.squashfs.run, &options);
         options.name = options.name.map(|name| job.map_or(name.clone(), |job| name.of_job(job)));
+        // What several nodes have written is not one container.
+        options.save = options.save.filter(|_| is_first_node());
         let is_shell = env::var_os("SLURM_STEP_ID").is_some_and(|id| id == INTERACTIVE_STEP);
         if is_shell {
             options.env.push(EnvSpec::Inherit { name: REQUEST_VAR.to_owned() });
@@ -210,6 +215,22 @@ impl Setting {
         for name in self.node.ended_containers(self.job, jobs::alive) {
             let _ = self.node.remove_container(&name);
         }
+    }
+
+    /// If the container is to be saved, and this is the task to do it: returns in the process that becomes
+    /// the command.
+    fn saver(
+        &self,
+        step: &Step,
+        plan: &Plan,
+        image: &Image,
+        node: &str,
+    ) -> Result<Option<Hand>, container::Error> {
+        if self.options.save.is_none() || !step.is_saver() {
+            return Ok(None);
+        }
+        let others = step.others(tasks_here(|name| env::var(name).ok()));
+        save::begin(plan, image, Some(others), &|event| output::tell_saved(Some(node), &event))
     }
 
     /// The step's image. All of its tasks on this node get the one that the first found, though the
@@ -259,6 +280,11 @@ fn is_first_of_node() -> bool {
     env::var_os("SLURM_LOCALID").is_none_or(|id| id == "0")
 }
 
+/// Tells whether this is the first of the step's nodes.
+fn is_first_node() -> bool {
+    env::var_os("SLURM_NODEID").is_none_or(|id| id == "0")
+}
+
 /// The node's name as Slurm has it.
 pub(crate) fn node_name() -> String {
     let name = env::var_os("SLURMD_NODENAME").or_else(|| gethostname().ok());
@@ -272,13 +298,7 @@ struct Affinity(Option<CpuSet>);
 impl Affinity {
     fn widen() -> Affinity {
         let own = sched_getaffinity(Pid::from_raw(0)).ok();
-        let mut all = CpuSet::new();
-        for cpu in 0..CpuSet::count() {
-            // Below the count, every number is valid.
-            let _ = all.set(cpu);
-        }
-        // The kernel cuts this down to the step's cpuset. Where it refuses, the pull is slower.
-        let _ = sched_setaffinity(Pid::from_raw(0), &all);
+        use_all_cores();
         Affinity(own)
     }
 }

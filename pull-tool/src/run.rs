@@ -1,11 +1,11 @@
 //! `shifter run REF CMD…`.
 
-use std::{env, ffi::OsString};
+use std::{convert::Infallible, env, ffi::OsString};
 
 use clap::Args;
 use runtime::{
     Config, Source,
-    container::{self, Command, Run, fuse, terminal},
+    container::{self, Command, Run, fuse, save, terminal},
     environment_file::Environment,
     host::Host,
     options::Gpu,
@@ -110,9 +110,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
     if arguments.tty {
         terminal::begin().map_err(|e| Report::from(&e))?;
     }
-    let error = match plan.enter() {
-        Ok(container) => container.exec(),
-        Err(error) => error,
+    let run = || {
+        let hand = save::begin(&plan, &image, None, &|event| output::tell_saved(None, &event))?;
+        let mut container = plan.enter()?;
+        hand.map_or(Ok(()), |hand| container.give(hand))?;
+        Err(container.exec())
     };
+    let Err::<Infallible, _>(error) = run();
     Err(environment::blame(&error, environment))
 }

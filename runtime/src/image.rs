@@ -1,6 +1,11 @@
 //! The one thing that the two halves of this library share.
 
-use std::{fs::File, path::PathBuf, sync::Arc};
+use std::{
+    fs::File,
+    os::fd::{AsFd as _, BorrowedFd},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use crate::{digest::Digest, oci::ImageConfig, source::Source};
 
@@ -45,7 +50,14 @@ pub enum Form {
 /// A shared lock on a tree, if somebody could remove it. A program that is executed does not
 /// inherit it.
 #[derive(Debug, Clone, Default)]
-pub struct Hold(#[expect(dead_code, reason = "held, not read")] Option<Arc<File>>);
+pub struct Hold(Option<Arc<File>>);
+
+impl Hold {
+    /// The descriptor that keeps it, if there is one.
+    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.0.as_ref().map(|file| file.as_fd())
+    }
+}
 
 impl From<File> for Hold {
     fn from(lock: File) -> Hold {

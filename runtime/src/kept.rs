@@ -9,7 +9,9 @@
 //! ```
 //!
 //! A container runs as long as some process is in its namespaces, whoever started that: no process
-//! of ours waits for it.
+//! of ours waits for it. The kernel gives the numbers of namespaces out again as soon as they are free,
+//! so that another container may soon have those that one had. What only one has is its root, whose
+//! overlay is mounted from a name that [`source`] makes.
 
 #![forbid(unsafe_code)]
 
@@ -23,7 +25,7 @@ use std::{
 
 use nix::{
     fcntl::{OFlag, openat, renameat},
-    sys::stat::Mode,
+    sys::stat::{Mode, fstat},
 };
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +51,13 @@ pub(crate) fn all(node_dir: &Path) -> PathBuf {
 /// Where one of them is.
 pub(crate) fn place(node_dir: &Path, name: &ContainerName) -> PathBuf {
     all(node_dir).join(name.as_str())
+}
+
+/// What the root of the container in this directory is mounted from: the image that lies below, and the
+/// directory, which no other container has as long as this one exists. It is seen in mountinfo.
+pub(crate) fn source(image: &Digest, dir: impl AsFd) -> io::Result<String> {
+    let dir = fstat(dir)?;
+    Ok(format!("{image}/{:x}:{}", dir.st_dev, dir.st_ino))
 }
 
 /// What is known of a container that stays.
@@ -91,6 +100,18 @@ impl Record {
         let mode = Mode::from_bits_retain(0o600);
         File::from(openat(&dir, new.as_str(), flags, mode)?).write_all(text.as_bytes())?;
         Ok(renameat(&dir, new.as_str(), &dir, RECORD)?)
+    }
+
+    /// The user and the mount namespace of the container in this directory, by way of any other process
+    /// that is in them; `None` if it does not run.
+    pub(crate) fn running(&self, dir: impl AsFd) -> Option<(File, File)> {
+        self.namespaces?.open(&source(&self.digest, dir).ok()?)
+    }
+
+    /// Whether somebody is in the container with this name, and record.
+    pub fn is_running(&self, node_dir: &Path, name: &ContainerName) -> bool {
+        let dir = File::open(place(node_dir, name)).ok();
+        dir.is_some_and(|dir| self.running(dir).is_some())
     }
 
     /// What of `options` a container that runs does not have, in the words of who asks for it.
@@ -148,14 +169,15 @@ impl Namespaces {
         Ok(Namespaces { user: inode("/proc/self/ns/user")?, mount: inode("/proc/self/ns/mnt")? })
     }
 
-    /// Opens both, by way of any process that is in them; `None` if there is none.
-    pub(crate) fn open(&self) -> Option<(File, File)> {
+    /// Opens both, by way of any process that is in them, in a root that is mounted from `source`;
+    /// `None` if there is none.
+    fn open(&self, source: &str) -> Option<(File, File)> {
         let processes = fs::read_dir("/proc").ok()?.flatten();
         let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        pids.filter(|pid| *pid != process::id()).find_map(|pid| self.open_of(pid))
+        pids.filter(|pid| *pid != process::id()).find_map(|pid| self.open_of(pid, source))
     }
 
-    fn open_of(&self, pid: u32) -> Option<(File, File)> {
+    fn open_of(&self, pid: u32, source: &str) -> Option<(File, File)> {
         let open = |name: &str, inode: u64| {
             let path = format!("/proc/{pid}/ns/{name}");
             // A glance first: of most processes, nothing else is ours to see.
@@ -165,8 +187,17 @@ impl Namespaces {
             let file = File::open(path).ok()?;
             (file.metadata().ok()?.ino() == inode).then_some(file)
         };
-        Some((open("user", self.user)?, open("mnt", self.mount)?))
+        let found = (open("user", self.user)?, open("mnt", self.mount)?);
+        let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).ok()?;
+        mounts.lines().any(|line| is_root_from(line, source)).then_some(found)
     }
+}
+
+/// Whether this line of mountinfo tells of a root directory that is an overlay from `source` (proc(5)).
+fn is_root_from(line: &str, source: &str) -> bool {
+    let root = line.split(' ').nth(4) == Some("/");
+    let from = line.split_once(" - overlay ").and_then(|(_, rest)| rest.split(' ').next());
+    root && from == Some(source)
 }
 
 #[cfg(test)]
@@ -230,11 +261,31 @@ mod tests {
     }
 
     #[test]
-    fn only_a_process_that_is_there_is_found() {
+    fn a_process_in_namespaces_of_the_same_numbers_may_be_in_another_container() {
         let own = Namespaces::own().unwrap();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let root = mounts.lines().rfind(|line| line.split(' ').nth(4) == Some("/"));
+        let source = root
+            .unwrap()
+            .split_once(" - overlay ")
+            .map_or("x", |(_, rest)| rest.split(' ').next().expect("a source"));
+        let is_overlay = source != "x";
         // This process does not count, but the one that started it is there too.
-        assert!(own.open().is_some());
-        assert!(Namespaces { mount: 1, ..own }.open().is_none());
-        assert!(Namespaces { user: 1, ..own }.open().is_none());
+        assert_eq!(own.open(source).is_some(), is_overlay);
+        assert!(own.open("sha256:0/1:2").is_none());
+        assert!(Namespaces { mount: 1, ..own }.open(source).is_none());
+        assert!(Namespaces { user: 1, ..own }.open(source).is_none());
+        let line = |root, kind, source| {
+            format!("44 42 0:53 / {root} rw,nosuid,nodev - {kind} {source} rw,lowerdir=x")
+        };
+        assert!(is_root_from(&line("/", "overlay", "sha256:0/1:2"), "sha256:0/1:2"));
+        for (root, kind, source) in [
+            ("/a", "overlay", "sha256:0/1:2"),
+            ("/", "tmpfs", "sha256:0/1:2"),
+            ("/", "overlay", "sha256:0"),
+            ("/", "overlay", "sha256:0/1:23"),
+        ] {
+            assert!(!is_root_from(&line(root, kind, source), "sha256:0/1:2"));
+        }
     }
 }

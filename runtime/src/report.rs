@@ -279,6 +279,14 @@ impl From<&crate::container::Error> for Report {
             Error::Unserved { .. } => {
                 "start it anew; to have it expanded, set SHIFTER_SQUASHFS_RUN=expand"
             }
+            Error::Save { source: crate::squashfs::Error::System(source), .. }
+                if source.kind() == io::ErrorKind::NotFound =>
+            {
+                "make that directory first, or check its name"
+            }
+            Error::Save { source, .. } => {
+                return Report::line(&chain(error), &squashfs_remedy(source), error.exit_code());
+            }
             Error::Unfit { .. } => "let the image be expanded: set SHIFTER_SQUASHFS_RUN=auto",
             Error::NotFound { .. } => "check its name, or give its path in the image",
             Error::Io { source, .. } if crate::sys::is_full(source) => "free space there",
@@ -439,13 +447,7 @@ impl From<&crate::pull::Error> for Report {
             }
             Error::StoredBlob { .. } => Report::runtime(error, "remove that file and pull again"),
             Error::Removed { .. } => Report::runtime(error, "pull again when that has ended"),
-            Error::NoProgram { package, .. } => {
-                let remedy = format!("ask the administrator to install {package}");
-                Report::runtime(error, &remedy)
-            }
-            Error::NoNamespace => {
-                Report::runtime(error, "write it on another one, or ask the administrator")
-            }
+            Error::Squash(cause) => Report::runtime(error, &squashfs_remedy(cause)),
             Error::Foreign { .. } => Report::runtime(
                 error,
                 "write one of your own (shifter pull --squashfs), or let it be expanded: set \
@@ -480,8 +482,6 @@ impl From<&crate::pull::Error> for Report {
             | Error::Nowhere
             | Error::Orphaned
             | Error::Cancelled
-            | Error::Program { .. }
-            | Error::Squash { .. }
             | Error::Full
             | Error::Threads(_) => Report::runtime(error, ""),
         }
@@ -491,6 +491,16 @@ impl From<&crate::pull::Error> for Report {
 impl From<&crate::source::ParseError> for Report {
     fn from(error: &crate::source::ParseError) -> Report {
         Report { exit: EXIT_USAGE, ..Report::runtime(error, source_remedy(error)) }
+    }
+}
+
+fn squashfs_remedy(error: &crate::squashfs::Error) -> String {
+    use crate::squashfs::{Error, PACKAGE};
+    match error {
+        Error::NoProgram => format!("ask the administrator to install {PACKAGE}"),
+        Error::NoNamespace => "write it on another one, or ask the administrator".to_owned(),
+        Error::Full(_) => "free space there, or name another file".to_owned(),
+        Error::Program(_) | Error::System(_) | Error::Interrupted(_) => String::new(),
     }
 }
 

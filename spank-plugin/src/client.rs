@@ -107,6 +107,11 @@ enum Refusal {
     Bundle(String),
     #[error("container name {0}: a container is its job's own; leave out what is behind the name")]
     JobsName(ContainerName),
+    #[error(
+        "--{0}-save is for what runs in a container, and the job's script runs on the host; give it to \
+         an srun in the script"
+    )]
+    NothingToSave(String),
     #[error("--{0}-batch is for sbatch and salloc: an srun has no script; leave it out")]
     NoScript(String),
     #[error(
@@ -269,6 +274,12 @@ impl Wish {
         if hook.is_srun() && typed.is_about_script {
             return Err(Refusal::NoScript(prefix.to_owned()).into());
         }
+        if !hook.is_srun()
+            && request.asked.batch == Some(Batch::Host)
+            && request.asked.options.save.is_some()
+        {
+            return Err(Refusal::NothingToSave(prefix.to_owned()).into());
+        }
         if let Some(name) = request.asked.options.name.as_ref().filter(|name| name.job().is_some())
         {
             return Err(Refusal::JobsName(name.clone()).into());
@@ -301,7 +312,8 @@ impl Wish {
 
     fn inherited(&self) -> Result<Option<Request>, request::Error> {
         let Some(carrier) = &self.inherited else { return Ok(None) };
-        Request::from_carrier(&carrier.to_string_lossy())
+        let job = Request::from_carrier(&carrier.to_string_lossy())?;
+        Ok(job.map(|job| Request { asked: job.asked.for_steps(), ..job }))
     }
 }
 

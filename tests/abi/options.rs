@@ -24,6 +24,7 @@ fn the_options_are_those_that_people_know() {
             "container-gpu=auto|all|none|NAME",
             "container-mpi=auto|off|NAME",
             "container-name=NAME",
+            "container-save=FILE",
             "container-batch=container|host",
             "container-refresh",
             "no-container-refresh",

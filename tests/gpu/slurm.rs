@@ -110,9 +110,11 @@ fn with_constrained_devices_a_task_sees_those_that_it_was_given() {
     let srun = |args: &[&str]| cluster.srun(&SITE.user, args);
     assert_eq!(srun(&["--gres=gpu:1", &option, "nvidia-smi"]).success(), SITE.says(1));
     assert_eq!(srun(&["--gres=gpu:2", &option, "nvidia-smi"]).success(), SITE.says(2));
-    // The tasks of one container have one each, whoever has built it.
+    // The tasks of one container have one each, whoever has built it. Each waits for the other: where
+    // one has ended before the other begins, that builds another.
     let each = ["-n2", "--gres=gpu:2", "--gpus-per-task=1", "--gpu-bind=single:1"];
-    let show = "nvidia-smi; echo $CUDA_VISIBLE_DEVICES; readlink /proc/self/ns/mnt";
+    let show = "nvidia-smi; echo $CUDA_VISIBLE_DEVICES; readlink /proc/self/ns/mnt; \
+                touch /$SLURM_PROCID; until [ -e /0 ] && [ -e /1 ]; do sleep 0.1; done";
     let said = srun(&[&each[..], &[&option, "sh", "-c", show]].concat());
     let lines: Vec<_> = said.stdout.lines().collect();
     let count = |line: &str| lines.iter().filter(|other| **other == line).count();

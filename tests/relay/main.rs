@@ -5,48 +5,35 @@ mod terminal;
 
 use std::{
     fs,
-    path::PathBuf,
-    process::Command,
-    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
+    ops::Deref,
+    sync::{LazyLock, Mutex, MutexGuard},
     time::Duration,
 };
 
-use fixtures::{Cluster, Registry, Sandbox, User, eventually, image, need, run};
+use fixtures::{
+    eventually, image, need,
+    site::{self, host_release},
+};
 
-/// One cluster for all tests of this file, and one test at a time: they look at its processes.
-struct Site {
-    sandbox: Sandbox,
-    registry: Registry,
-    cluster: Cluster,
-    user: User,
-}
+struct Site(fixtures::Site);
 
-static SITE: LazyLock<Mutex<Site>> = LazyLock::new(|| {
-    let sandbox = Sandbox::new().with_programs();
-    let registry = Registry::start(&sandbox);
-    registry.push("busybox:1", &image::busybox().build());
-    let cluster = Cluster::start(&sandbox, 1).with_plugin();
-    let user = User::ordinary();
-    Mutex::new(Site { sandbox, registry, cluster, user })
-});
+static SITE: LazyLock<Mutex<Site>> = LazyLock::new(|| Mutex::new(Site(fixtures::Site::start(1))));
 
 fn site() -> MutexGuard<'static, Site> {
-    // Every test sets what it needs: what a failed one left does not matter.
-    let site = SITE.lock().unwrap_or_else(PoisonError::into_inner);
+    let site = site::lock(&SITE);
     site.configure("");
     site
 }
 
+impl Deref for Site {
+    type Target = fixtures::Site;
+
+    fn deref(&self) -> &fixtures::Site {
+        &self.0
+    }
+}
+
 impl Site {
-    fn configure(&self, text: &str) {
-        let node_dir = self.sandbox.node_dir(&self.user);
-        self.sandbox.write(self.sandbox.config(), format!("node_dir = {node_dir:?}\n{text}"));
-    }
-
-    fn option(&self) -> String {
-        format!("--container={}", self.registry.name("busybox:1"))
-    }
-
     /// Runs a batch script in the image to its end; returns how it ended, and what it said besides a
     /// pull.
     fn batch(&self, args: &[&str], script: &str) -> (String, String) {
@@ -65,26 +52,11 @@ impl Site {
         said
     }
 
-    /// A client that the user runs.
-    fn client(&self, program: &str, args: &[&str]) -> Command {
-        let mut command = self.cluster.command(&self.user, program);
-        command.args(args);
-        command
-    }
-
     /// Lets scripts in containers call `probe`, which is this script on the host.
     fn set_probe(&self, script: &str) {
         let script = format!("#!/bin/sh\n{script}\n");
         self.sandbox.write_script(self.sandbox.prefix().join("bin/probe"), script);
         self.configure("[relay]\ncommands = ['probe', 'srun']\n");
-    }
-
-    /// A file that does not exist, for a job to write to.
-    fn file(&self, name: &str) -> PathBuf {
-        let file = self.sandbox.shared().join(name);
-        // An earlier run's, if that failed.
-        let _ = fs::remove_file(&file);
-        file
     }
 
     /// Waits until no process of ours is left.
@@ -95,10 +67,6 @@ impl Site {
             (!self.sandbox.processes().iter().any(is_ours)).then_some(())
         });
     }
-}
-
-fn host_release() -> String {
-    fs::read_to_string("/etc/os-release").expect("os-release")
 }
 
 #[test]
@@ -276,7 +244,6 @@ fn a_site_can_do_without_or_choose() {
     assert_eq!(exit, "127:0", "{said}");
     assert!(said.starts_with("shifter: run \"srun\" on the host: not one of"), "{said}");
     // Steps have none: they are not what starts others.
-    let mut srun = site.client("srun", &["-Q", &site.option(), "sh", "-c", "command -v squeue"]);
-    srun.env_remove("SHIFTER_CONFIG");
-    assert_eq!(run(srun).stdout, "");
+    let step = site.srun(&["-Q", &site.option(), "sh", "-c", "command -v squeue"]);
+    assert_eq!(step.stdout, "");
 }

@@ -124,3 +124,23 @@ fn of_many_who_come_at_once_one_builds() {
     assert!(all.iter().all(|child| inside(child) == inside(&all[0])), "not all are in one");
     all.into_iter().for_each(end);
 }
+
+#[test]
+fn a_container_that_has_taken_over_the_numbers_of_another_is_not_joined() {
+    need!(root, registry, busybox, userns);
+    let first = running("numbers", &[]);
+    named("other-numbers", &[], "echo mine >/mine").success();
+    // As if the kernel had given them out again: the record of one has the other's namespaces.
+    let record =
+        |name: &str| SITE.sandbox.node_dir(&SITE.user).join("containers").join(name).join("record");
+    let read = |name| -> serde_json::Value {
+        let text = fs::read_to_string(record(name)).expect("a record");
+        serde_json::from_str(&text).expect("JSON")
+    };
+    let (runs, mut ended) = (read("numbers"), read("other-numbers"));
+    ended["namespaces"] = runs["namespaces"].clone();
+    fs::write(record("other-numbers"), ended.to_string()).expect("write");
+    named("other-numbers", &[], "cat /mine && touch /two").success();
+    assert_ne!(named("numbers", &[], "cat /mine || cat /two").code, 0);
+    end(first);
+}

@@ -3,6 +3,7 @@
 mod kept;
 mod mounts;
 mod options;
+mod saved;
 mod surroundings;
 mod terminal;
 

@@ -11,7 +11,7 @@ fn assert_fails_safe(
     says: &str,
     env: Option<(&str, &str)>,
 ) {
-    let marker = site.marker(&format!("ran-on-host-{what}"));
+    let marker = site.file(&format!("ran-on-host-{what}"));
     let option = site.option();
     let mut srun = client.command(&site.user, "srun");
     if env.is_none() {
@@ -65,7 +65,7 @@ fn a_broken_carrier_fails_the_task_and_nothing_else() {
                 .collect::<String>()
                 + "PlugStackConfig=/dev/null\n",
         );
-        let marker = site.marker(&format!("carrier-{what}"));
+        let marker = site.file(&format!("carrier-{what}"));
         let mut srun = site.cluster.command(&site.user, "srun");
         srun.env("SLURM_CONF", bare).env("SLURM_SPANK_SHIFTER_REQUEST", carrier);
         srun.arg("touch").arg(&marker);
@@ -123,9 +123,7 @@ fn an_image_that_there_is_not_is_refused_before_the_job_is_queued() {
 fn a_pull_that_fails_is_said_once_a_node() {
     need!(root, slurm, registry, busybox, userns);
     let site = site();
-    let node_dir = site.sandbox.node_dir(&site.user);
-    let settings = format!("node_dir = {node_dir:?}\nresolve_on_submit = false\n");
-    site.sandbox.write(site.sandbox.config(), settings);
+    site.configure("resolve_on_submit = false\n");
     let option = format!("--container={}", site.registry.name("no-such-image:1"));
     let stderr = site.srun(&["-N2", "--ntasks-per-node=4", &option, "true"]).failure(125);
     // One may have waited for the other.

@@ -4,72 +4,29 @@ mod failures;
 
 use std::{
     fs,
-    path::PathBuf,
     process::Command,
-    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
+    sync::{LazyLock, Mutex, MutexGuard},
     time::Duration,
 };
 
-use fixtures::{Cluster, Outcome, Registry, Sandbox, User, eventually, image, need, run};
+use fixtures::{
+    Cluster, Site, eventually, image, need, run,
+    site::{self, own_lines},
+};
 
-/// One cluster for all tests of this file, and one test at a time: they change its settings.
-struct Site {
-    sandbox: Sandbox,
-    registry: Registry,
-    cluster: Cluster,
-    user: User,
-}
-
-static SITE: LazyLock<Mutex<Site>> = LazyLock::new(|| {
-    let sandbox = Sandbox::new().with_programs();
-    let registry = Registry::start(&sandbox);
-    registry.push("busybox:1", &image::busybox().build());
-    let cluster = Cluster::start(&sandbox, 2).with_plugin();
-    let user = User::ordinary();
-    Mutex::new(Site { sandbox, registry, cluster, user })
-});
+static SITE: LazyLock<Mutex<Site>> = LazyLock::new(|| Mutex::new(Site::start(2)));
 
 fn site() -> MutexGuard<'static, Site> {
-    // Every test sets what it needs: what a failed one left does not matter.
-    let site = SITE.lock().unwrap_or_else(PoisonError::into_inner);
+    let site = site::lock(&SITE);
     site.cluster.set_plugstack(&[&site.cluster.plugin_line()]);
     site.cluster.set_oci_conf(None);
-    // What --export=NONE takes away, the site's file still says.
-    let node_dir = site.sandbox.node_dir(&site.user);
-    site.sandbox.write(site.sandbox.config(), format!("node_dir = {node_dir:?}\n"));
+    site.configure("");
     site
 }
 
 /// An oci.conf whose OCI runtime only says that it was Slurm that called it.
 const OCI_CONF: &str = "RunTimeQuery=\"true\"\nRunTimeKill=\"true\"\nRunTimeDelete=\"true\"\n\
                         RunTimeRun=\"echo by-slurm\"\n";
-
-impl Site {
-    fn option(&self) -> String {
-        format!("--container={}", self.registry.name("busybox:1"))
-    }
-
-    fn srun(&self, args: &[&str]) -> Outcome {
-        self.cluster.srun(&self.user, args)
-    }
-
-    /// A file on the host that a command makes if it runs there.
-    fn marker(&self, name: &str) -> PathBuf {
-        self.sandbox.shared().join(name)
-    }
-
-    /// Nothing of ours has hurt the nodes.
-    fn assert_unharmed(&self) {
-        self.cluster.wait_idle();
-        for node in self.cluster.node_states() {
-            assert_eq!(node.state, "idle", "{node:?}\n{}", self.cluster.logs());
-        }
-    }
-}
-
-fn own_lines(stderr: &str) -> Vec<&str> {
-    stderr.lines().filter(|line| line.contains("shifter:") && !line.contains(" pull")).collect()
-}
 
 #[test]
 fn a_task_runs_in_its_image() {
@@ -337,7 +294,7 @@ fn the_example_for_plugstack_conf_d_loads_the_plugin() {
 fn an_upgrade_harms_no_step_that_runs_and_serves_those_that_start() {
     need!(root, slurm, registry, busybox, userns);
     let site = site();
-    let (up, go) = (site.marker("upgrade-up"), site.marker("upgrade-go"));
+    let (up, go) = (site.file("upgrade-up"), site.file("upgrade-go"));
     let script = format!(
         "touch {up}; while [ ! -e {go} ]; do sleep 0.05; done; cat /etc/os-release",
         up = up.display(),
@@ -353,7 +310,7 @@ fn an_upgrade_harms_no_step_that_runs_and_serves_those_that_start() {
     // As dpkg, rpm and `make install` do it, again and again: a new file in the place of the old.
     // Not by this process: what it forks meanwhile would have the new file open for writing.
     let prefix = site.sandbox.prefix();
-    let stop = site.marker("upgrade-stop");
+    let stop = site.file("upgrade-stop");
     let upgrades = "while [ ! -e \"$0\" ]; do for file in bin/shifter lib/slurm/shifter.so; do \
                     install -m 755 $file $file.new && mv -f $file.new $file || exit; done; \
                     echo upgraded; done";
@@ -373,7 +330,7 @@ fn an_upgrade_harms_no_step_that_runs_and_serves_those_that_start() {
     assert!(count > 4, "{count} upgrades while steps started");
 
     // Who starts now runs the new program; who ran before ends as if nothing had been.
-    let mark = site.marker("upgrade-new");
+    let mark = site.file("upgrade-new");
     let (old, new) = (prefix.join("bin/shifter"), prefix.join("bin/shifter-new"));
     fs::rename(&old, &new).expect("a file can be renamed");
     let text = format!("#!/bin/sh\n: >{}\nexec {} \"$@\"\n", mark.display(), new.display());
@@ -434,8 +391,7 @@ fn the_exit_status_is_the_programs() {
     need!(root, slurm, registry, busybox, userns);
     let site = site();
     site.srun(&[&site.option(), "sh", "-c", "exit 7"]).failure(7);
-    // On one node: where the last test's jobs still hold a part of it, Slurm would take two.
-    let stderr = site.srun(&["-N1", "-n3", &site.option(), "no-such-command"]).failure(127);
+    let stderr = site.srun(&["-wn1", "-n3", &site.option(), "no-such-command"]).failure(127);
     let said = own_lines(&stderr);
     assert_eq!(said.len(), 1, "three tasks, {} messages: {stderr}", said.len());
     assert!(said[0].contains("n1: ") && said[0].contains("\"no-such-command\""), "{stderr}");
@@ -528,9 +484,7 @@ fn a_bad_name_is_refused_before_the_job_is_queued() {
 fn an_image_that_is_one_file_is_served_as_long_as_the_step() {
     need!(root, slurm, registry, busybox, squashfs, fuse, userns);
     let site = site();
-    let node_dir = site.sandbox.node_dir(&site.user);
-    let settings = format!("node_dir = {node_dir:?}\n[squashfs]\nrun = \"mount\"\n");
-    site.sandbox.write(site.sandbox.config(), settings);
+    site.configure("[squashfs]\nrun = \"mount\"\n");
     let own = image::Layer::new().file("etc/own", 0o644, "own\n");
     let digest = site.registry.push("squashed:1", &image::busybox().layer(own).build());
     let name = site.registry.name("squashed:1");
@@ -564,7 +518,7 @@ fn an_image_that_is_one_file_is_served_as_long_as_the_step() {
     assert!(said().ends_with("\nown\n"), "{}", said());
     eventually(Duration::from_secs(10), "its end", || (served() == 0).then_some(()));
     // An option of srun's that a mounted one cannot do: then it is expanded.
-    site.sandbox.write(site.sandbox.config(), format!("node_dir = {node_dir:?}\n"));
+    site.configure("");
     let root = site.srun(&[&option, "--container-remap-root", "id", "-u"]);
     assert_eq!(root.success(), "0\n");
     site.assert_unharmed();

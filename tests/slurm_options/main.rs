@@ -3,65 +3,42 @@
 mod mistakes;
 mod names;
 mod record;
+mod saved;
 mod steps;
 
 use std::{
     fs,
+    ops::Deref,
     path::PathBuf,
     process::Command,
-    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
+    sync::{LazyLock, Mutex, MutexGuard},
 };
 
-use fixtures::{Cluster, Outcome, Registry, Sandbox, User, image, need, run};
+use fixtures::{
+    Outcome, image, need, run,
+    site::{self, host_release, own_lines},
+};
 
-/// One cluster for all tests of this file, and one test at a time: they change its settings.
-struct Site {
-    sandbox: Sandbox,
-    registry: Registry,
-    cluster: Cluster,
-    user: User,
-}
+struct Site(fixtures::Site);
 
-static SITE: LazyLock<Mutex<Site>> = LazyLock::new(|| {
-    let sandbox = Sandbox::new().with_programs();
-    let registry = Registry::start(&sandbox);
-    registry.push("busybox:1", &image::busybox().build());
-    let cluster = Cluster::start(&sandbox, 2).with_plugin();
-    let user = User::ordinary();
-    Mutex::new(Site { sandbox, registry, cluster, user })
-});
+static SITE: LazyLock<Mutex<Site>> = LazyLock::new(|| Mutex::new(Site(fixtures::Site::start(2))));
 
 fn site() -> MutexGuard<'static, Site> {
-    // Every test sets what it needs: what a failed one left does not matter.
-    let site = SITE.lock().unwrap_or_else(PoisonError::into_inner);
+    let site = site::lock(&SITE);
     site.cluster.set_plugstack(&[&site.cluster.plugin_line()]);
     site.configure("");
     site
 }
 
+impl Deref for Site {
+    type Target = fixtures::Site;
+
+    fn deref(&self) -> &fixtures::Site {
+        &self.0
+    }
+}
+
 impl Site {
-    /// Writes the site's settings. What --export=NONE takes away, they still say.
-    fn configure(&self, text: &str) {
-        let node_dir = self.sandbox.node_dir(&self.user);
-        self.sandbox.write(self.sandbox.config(), format!("node_dir = {node_dir:?}\n{text}"));
-    }
-
-    fn image(&self) -> String {
-        self.registry.name("busybox:1")
-    }
-
-    fn option(&self) -> String {
-        format!("--container={}", self.image())
-    }
-
-    /// A client that the user runs.
-    fn client(&self, program: &str, args: &[&str]) -> Command {
-        let mut command = self.cluster.command(&self.user, program);
-        // The site's file is not the user's as well.
-        command.args(args).env_remove("SHIFTER_CONFIG");
-        command
-    }
-
     /// An srun of one task in the image.
     fn srun(&self, args: &[&str]) -> Outcome {
         run(self.client("srun", &[&["-Q", &self.option()], args].concat()))
@@ -85,12 +62,9 @@ impl Site {
         self.sandbox.make_dir(self.sandbox.shared().join(name), 0o777)
     }
 
-    /// Nothing of ours has hurt the nodes.
+    /// Nothing of ours has hurt the nodes, nor looks as if it had.
     fn assert_unharmed(&self) {
-        self.cluster.wait_idle();
-        for node in self.cluster.node_states() {
-            assert_eq!(node.state, "idle", "{node:?}\n{}", self.cluster.logs());
-        }
+        self.0.assert_unharmed();
         for number in 1..=2 {
             let log = self.cluster.slurmd_log(number);
             let mut lines = log.lines().map(str::to_lowercase);
@@ -100,17 +74,9 @@ impl Site {
     }
 }
 
-fn own_lines(stderr: &str) -> Vec<&str> {
-    stderr.lines().filter(|line| line.contains("shifter:") && !line.contains(" pull")).collect()
-}
-
 /// busybox, with a file in its root.
 fn with_file(name: &str, text: &str) -> image::Built {
     image::busybox().layer(image::Layer::new().file(name, 0o644, text)).build()
-}
-
-fn host_release() -> String {
-    fs::read_to_string("/etc/os-release").expect("os-release")
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Containers with a name: a job's own, on each of its nodes, as long as it lasts.
 
-use std::{thread, time::Duration};
+use std::time::Duration;
 
 use super::*;
 
@@ -135,11 +135,8 @@ fn a_job_that_is_queued_again_begins_anew() {
     });
     assert_eq!(site.containers(), [format!("lab@{job}")]);
     site.cluster.run_as_admin("scontrol", &["requeue", &job.to_string()]).success();
-    // Slurm waits a while before it starts it again; that is no part of this.
-    thread::sleep(Duration::from_millis(200));
-    let begins = ["update", &format!("JobId={job}"), "StartTime=now"];
-    site.cluster.run_as_admin("scontrol", &begins);
-    assert_eq!(site.cluster.wait_job(job).state, "COMPLETED");
+    site.begin_again(job);
+    assert_eq!(site.cluster.wait_job(job).state, "COMPLETED", "{}", site.cluster.logs());
     let said = site.cluster.job_output(job);
     assert_eq!(said.matches("/kept: No such file").count(), 2, "{said}");
     assert_eq!(site.containers(), [format!("lab@{job}.1")]);

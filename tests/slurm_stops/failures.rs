@@ -26,7 +26,7 @@ fn a_mistake_is_told_once_a_node() {
         (vec![&lost, "true"], 125, "404"),
     ] {
         // All of them die at once, and join and leave each other's container meanwhile.
-        let many = ["-N2", "-n48", "--overcommit"];
+        let many = ["-wn[1-2]", "-N2", "-n48", "--overcommit"];
         let outcome = site.srun(&[&many, &args[..]].concat());
         let is_news =
             |line: &str| [" pulling ", " pulled ", " waiting "].iter().any(|w| line.contains(w));

@@ -2,6 +2,7 @@
 //! and the next job are as if nothing had been.
 
 mod arrays;
+mod clock;
 mod failures;
 mod nodes;
 mod private;
@@ -10,58 +11,46 @@ mod tasks;
 
 use std::{
     fs,
+    ops::Deref,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::Command,
-    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
+    sync::{LazyLock, Mutex, MutexGuard},
     time::Duration,
 };
 
-use fixtures::{Cluster, Outcome, Registry, Sandbox, User, eventually, image, run};
+use fixtures::{Cluster, eventually, image, run, site};
 
-/// One cluster for all tests of this file, and one test at a time: they stop its jobs and daemons.
-struct Site {
-    sandbox: Sandbox,
-    registry: Registry,
-    cluster: Cluster,
-    user: User,
-}
+struct Site(fixtures::Site);
 
 const NODES: usize = 4;
 
 static SITE: LazyLock<Mutex<Site>> = LazyLock::new(|| {
-    let sandbox = Sandbox::new().with_programs();
-    let registry = Registry::start(&sandbox);
-    registry.push("busybox:1", &image::busybox().build());
-    let cluster = Cluster::start(&sandbox, NODES).with_plugin();
-    let user = User::ordinary();
+    let site = fixtures::Site::start(NODES);
     // The nodes are one machine. So each has a directory of its own for images, as real ones do.
-    let base = sandbox.node_dir(&user);
-    sandbox.make_dir(&base, 0o1777);
+    let base = site.sandbox.node_dir(&site.user);
+    site.sandbox.make_dir(&base, 0o1777);
     let prolog =
         format!("#!/bin/sh\necho export SHIFTER_NODE_DIR={}/$SLURMD_NODENAME\n", base.display());
-    cluster.set_task_prolog(Some(&prolog));
-    Mutex::new(Site { sandbox, registry, cluster, user })
+    site.cluster.set_task_prolog(Some(&prolog));
+    Mutex::new(Site(site))
 });
 
 fn site() -> MutexGuard<'static, Site> {
-    SITE.lock().unwrap_or_else(PoisonError::into_inner)
+    let site = site::lock(&SITE);
+    // A failed test's.
+    if !site.jobs().is_empty() {
+        site.scancel(&[]);
+        site.cluster.wait_idle();
+    }
+    site
 }
 
-impl Site {
-    fn option(&self) -> String {
-        format!("--container={}", self.registry.name("busybox:1"))
-    }
+impl Deref for Site {
+    type Target = fixtures::Site;
 
-    /// A client that the user runs.
-    fn client(&self, program: &str, args: &[&str]) -> Command {
-        let mut command = self.cluster.command(&self.user, program);
-        command.args(args);
-        command
-    }
-
-    fn srun(&self, args: &[&str]) -> Outcome {
-        run(self.client("srun", args))
+    fn deref(&self) -> &fixtures::Site {
+        &self.0
     }
 }
 

@@ -1,6 +1,6 @@
 //! Nodes that fail in the middle of something, and jobs that begin anew elsewhere or later.
 
-use std::{fs, thread, time::Duration};
+use std::{fs, time::Duration};
 
 use fixtures::{Fault, Faulty, eventually, image, need};
 use nix::{
@@ -63,13 +63,7 @@ impl Begun {
     fn end(self, site: &Site) {
         self.registry.recover();
         for job in &self.jobs {
-            let id = format!("JobId={}", job.id);
-            eventually(Duration::from_secs(60), "the job to be queued again", || {
-                (site.cluster.job(job.id).state == "PENDING").then_some(())
-            });
-            // Slurm waits a while before it starts it again; that is no part of this.
-            thread::sleep(Duration::from_millis(300));
-            site.cluster.run_as_admin("scontrol", &["update", &id, "StartTime=now"]);
+            site.begin_again(job.id);
             let ended = site.cluster.wait_job(job.id);
             let said = site.cluster.job_output(job.id);
             assert_eq!(ended.state, "COMPLETED", "n{}: {said}", job.node);

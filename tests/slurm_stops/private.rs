@@ -81,7 +81,8 @@ fn jobs_with_a_dev_shm_of_their_own_have_their_images_there() {
     let cluster = cluster(&site, &base);
     // Not every place that tests run in lets Slurm mount what it wants to.
     let plain = cluster.srun(&site.user, &["true"]);
-    let works = if plain.code == 0 { Ok(()) } else { Err(plain.to_string()) };
+    let works =
+        if plain.code == 0 { Ok(()) } else { Err(format!("{plain}\n{}", cluster.slurmd_log(1))) };
     if !need::is_met("job_container/tmpfs", works) {
         return;
     }

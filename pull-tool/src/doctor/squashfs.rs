@@ -3,12 +3,10 @@
 use runtime::{
     container::fuse::{self, DEVICE, Lack},
     report::chain,
+    squashfs,
 };
 
 use super::{Finding, State, Who, checks::find_program};
-
-/// What writes them, and its package.
-const WRITER: (&str, &str) = ("mksquashfs", "squashfs-tools");
 
 pub(super) fn check() -> Vec<Finding> {
     vec![mount(), write()]
@@ -34,14 +32,12 @@ fn mount() -> Finding {
 }
 
 fn write() -> Finding {
-    const WHAT: &str = "mksquashfs";
-    let (program, package) = WRITER;
-    match find_program(program) {
-        Some(path) => Finding::new(WHAT, State::Works, path.display().to_string()),
+    match find_program(squashfs::PROGRAM) {
+        Some(path) => Finding::new(squashfs::PROGRAM, State::Works, path.display().to_string()),
         None => {
-            let says = "not found: no pull can write a squashfs";
-            let remedy = format!("install {package}");
-            Finding::new(WHAT, State::Absent, says).mend(Who::Admin, remedy)
+            let says = "not found: no pull can write a squashfs, and no container can be saved";
+            let remedy = format!("install {}", squashfs::PACKAGE);
+            Finding::new(squashfs::PROGRAM, State::Absent, says).mend(Who::Admin, remedy)
         }
     }
 }

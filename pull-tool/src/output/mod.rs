@@ -15,6 +15,7 @@ use std::{
 
 use runtime::{
     Digest, Reference,
+    container::save,
     report::{EXIT_RUNTIME, Report, printable},
 };
 
@@ -56,6 +57,19 @@ pub(crate) fn name_with_digest(name: &str, digest: &Digest) -> String {
 pub(crate) fn talk(node: Option<&str>, line: &str) {
     let node = node.map(|node| format!("{}: ", printable(node))).unwrap_or_default();
     let _ = writeln!(std::io::stderr(), "shifter: {node}{line}");
+}
+
+/// Tells what became of a container that is to be saved.
+pub(crate) fn tell_saved(node: Option<&str>, event: &save::Event<'_>) {
+    use save::Event;
+    let line = match event {
+        Event::Saving(path) => format!("saving {}", path.display()),
+        Event::Saved { path, bytes } => {
+            format!("saved {}, {}", path.display(), table::size(*bytes))
+        }
+        Event::NotSaved(error) => Report::from(*error).line,
+    };
+    talk(node, &printable(&line));
 }
 
 /// Says on stdout what went wrong, for a program.

@@ -201,7 +201,7 @@ fn new_root(plan: &Plan, mount_point: &Path, server: Option<Server>) -> Result<O
     let at = |e: Errno| io_error("mount tmpfs on", mount_point)(e.into());
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     // Before the name below is hidden by what is mounted here.
-    let kept = plan.options.name.as_ref().map(|name| kept_directories(plan, name)).transpose()?;
+    let kept = plan.options.name.as_ref().map(|name| Kept::open(plan, name)).transpose()?;
     // Not by way of a link that someone has put there since it was looked at.
     let empty = open(mount_point, DIR | OFlag::O_NOFOLLOW, Mode::empty()).map_err(at)?;
     let target = proc_path(empty.as_fd());
@@ -211,9 +211,14 @@ fn new_root(plan: &Plan, mount_point: &Path, server: Option<Server>) -> Result<O
         mkdirat(&tmpfs, name, Mode::from_bits_retain(0o755))?;
         openat(&tmpfs, name, DIR, Mode::empty())
     };
-    let (upper, work) = match kept {
+    // A source is a mere name. By this one, others see in mountinfo which image is in use here.
+    let Kept { upper, work, source } = match kept {
         Some(kept) => kept,
-        None => (subdirectory("upper").map_err(at)?, subdirectory("work").map_err(at)?),
+        None => Kept {
+            upper: subdirectory("upper").map_err(at)?,
+            work: subdirectory("work").map_err(at)?,
+            source: plan.digest.to_string(),
+        },
     };
     let root = subdirectory("root").map_err(at)?;
     let lower = match server {
@@ -235,21 +240,32 @@ fn new_root(plan: &Plan, mount_point: &Path, server: Option<Server>) -> Result<O
         proc_path(work.as_fd()),
     );
     let target = proc_path(root.as_fd());
-    // The source is a mere name. By this one, others see in mountinfo which image is in use here.
-    let source = Some(plan.digest.as_str());
-    mount(source, target.as_str(), Some("overlay"), flags, Some(options.as_str()))
+    mount(Some(source.as_str()), target.as_str(), Some("overlay"), flags, Some(options.as_str()))
         .map_err(|errno| no_overlay(plan, errno))?;
     openat(&tmpfs, "root", DIR, Mode::empty()).map_err(at)
 }
 
-fn kept_directories(plan: &Plan, name: &ContainerName) -> Result<(OwnedFd, OwnedFd), Error> {
-    let place = kept::place(&plan.node_dir, name);
-    let open = |name: &str| {
-        let path = place.join(name);
-        open(&path, DIR | OFlag::O_NOFOLLOW, Mode::empty())
-            .map_err(|e| io_error("open directory", path)(e.into()))
-    };
-    Ok((open(kept::UPPER)?, open(kept::WORK)?))
+/// Where what is written goes, and what the overlay is mounted from.
+struct Kept {
+    upper: OwnedFd,
+    work: OwnedFd,
+    source: String,
+}
+
+impl Kept {
+    fn open(plan: &Plan, name: &ContainerName) -> Result<Kept, Error> {
+        let place = kept::place(&plan.node_dir, name);
+        let open = |path: &Path| {
+            open(path, DIR | OFlag::O_NOFOLLOW, Mode::empty())
+                .map_err(|e| io_error("open directory", path)(e.into()))
+        };
+        Ok(Kept {
+            upper: open(&place.join(kept::UPPER))?,
+            work: open(&place.join(kept::WORK))?,
+            source: kept::source(&plan.digest, open(&place)?)
+                .map_err(io_error("look at", &place))?,
+        })
+    }
 }
 
 fn no_overlay(plan: &Plan, errno: Errno) -> Error {

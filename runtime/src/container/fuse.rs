@@ -37,12 +37,11 @@ use nix::{
     errno::Errno,
     fcntl::{FcntlArg, FdFlag, OFlag, fcntl, open, openat},
     mount::{MsFlags, mount},
-    sched::{CpuSet, sched_setaffinity},
     sys::{
         memfd::{MFdFlags, memfd_create},
         stat::{Mode, fstat},
     },
-    unistd::{AccessFlags, Pid, access, setsid},
+    unistd::{AccessFlags, access, setsid},
 };
 
 use super::{Error, Plan, enter::DIR};
@@ -54,7 +53,7 @@ use crate::{
     sys::{
         mount::proc_path,
         pass,
-        process::{Side, detach, hide_descriptors, ignore_signals, quit},
+        process::{Side, detach, hide_descriptors, ignore_signals, quit, use_all_cores},
     },
 };
 
@@ -98,6 +97,9 @@ pub(super) fn is_unfit(options: &Options) -> Option<String> {
     if options.ids == Some(Ids::Root) {
         let remap_root = front().spell("container-remap-root");
         return Some(format!("with {remap_root}, nothing in it would belong to you"));
+    }
+    if options.save.is_some() {
+        return Some("a container that is saved needs an expanded image".to_owned());
     }
     // What was written lies over the expanded image already.
     let unfit = "a container with a name needs an expanded image";
@@ -221,12 +223,7 @@ fn serve(
     let device = pass::receive(socket)?;
     // Neither a rank's cores nor its descriptors: who waits for the end of a pipe need not wait for
     // the server.
-    let mut cores = CpuSet::new();
-    for core in 0..CpuSet::count() {
-        cores.set(core)?;
-    }
-    // The kernel cuts this down to what there is; where it refuses, reading is slower.
-    let _ = sched_setaffinity(Pid::from_raw(0), &cores);
+    use_all_cores();
     hide_descriptors()?;
     for fd in [device.as_fd(), image.as_fd()] {
         fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;

@@ -18,12 +18,8 @@ use nix::{
     sys::stat::{FileStat, Mode, fstat, mkdirat},
 };
 
-use super::{Mount, Plan};
-use crate::{
-    inject::Link,
-    options::Tmpfs,
-    sys::{beneath, mount::proc_path},
-};
+use super::Plan;
+use crate::sys::{beneath, mount::proc_path};
 
 /// Makes the directories that mount points and files of the plan lie in, where they are not the
 /// caller's.
@@ -33,14 +29,7 @@ pub(super) fn lay(plan: &Plan, lower: &OwnedFd, upper: &OwnedFd) -> io::Result<(
         |stat: &FileStat| stat.st_uid == plan.uid.as_raw() && stat.st_gid == plan.gid.as_raw();
     let mut done: Vec<PathBuf> = Vec::new();
     for mount in &plan.mounts {
-        let target = match mount {
-            Mount::Bind { target, .. }
-            | Mount::File { target, .. }
-            | Mount::Program { target, .. }
-            | Mount::Mask { target, .. }
-            | Mount::Link(Link { path: target, .. }) => target,
-            Mount::Tmpfs(Tmpfs { target, .. }) => Path::new(target),
-        };
+        let target = mount.target();
         let Some(dir) = nearest(lower.as_fd(), target) else { continue };
         if is_own(&fstat(&dir)?) {
             continue;

@@ -19,6 +19,13 @@ use nix::{fcntl::OFlag, sys::stat::Mode, unistd::Gid};
 
 use crate::{Host, sys::beneath};
 
+/// Who there is.
+pub(super) const PASSWD: &str = "/etc/passwd";
+/// Which groups there are.
+pub(super) const GROUP: &str = "/etc/group";
+/// Both of them.
+pub(super) const FILES: [&str; 2] = [PASSWD, GROUP];
+
 /// Largest identity file that is read from an image, in bytes.
 pub(super) const MAX_FILE: u64 = 1 << 20;
 
@@ -93,6 +100,19 @@ pub(super) fn group(image: &[u8], host: &Host) -> Vec<u8> {
         groups.iter().any(|(name, gid)| line_name == name || number == gid.as_bytes())
     });
     file
+}
+
+/// What has become of `image` by what was done to our file: `ours` before, `there` after. The caller's
+/// lines are not in it, and those are that gave way to them.
+pub(super) fn without(there: &[u8], ours: &[u8], image: &[u8]) -> Vec<u8> {
+    let split = |file| {
+        let lines = <[u8]>::split(file, |&byte| byte == b'\n');
+        lines.filter(|line| !line.is_empty()).collect::<Vec<_>>()
+    };
+    let (there, ours, image) = (split(there), split(ours), split(image));
+    let kept = image.iter().filter(|line| !ours.contains(line) || there.contains(line));
+    let new = there.iter().filter(|line| !ours.contains(line));
+    kept.chain(new).flat_map(|line| [line, &b"\n"[..]].concat()).collect()
 }
 
 /// Copies the lines of `image` whose first and third field are not `taken`.

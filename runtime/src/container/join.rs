@@ -7,9 +7,11 @@
 //!
 //! ```text
 //! <node_dir>/steps/<job>.<step>-<parent's pid>-<its start>/      0700
-//!   lock        held by one rank at a time, from open to entered; the kernel drops it at death
+//!   lock        held by the first rank from open to entered; the kernel drops it at death
 //!   ranks       "pid user-ns mount-ns", a line for each rank that is in
 //!   image       the digest that the image's name stood for when the first rank asked
+//!   saver       made by the rank that saves the container: "pid user-ns mount-ns", and as which
+//!               descriptors that process has them open
 //!   failed      exit status and text of what failed for the whole step
 //!   said-…      a message that one rank of this node has printed
 //! ```
@@ -23,8 +25,11 @@ use std::{
     fmt,
     fs::{self, File},
     io::{self, Read, Write},
-    os::{fd::OwnedFd, unix::fs::MetadataExt},
-    path::Path,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    path::{Path, PathBuf},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -47,6 +52,15 @@ use crate::{
 /// How long a rank that cannot be looked at may stay so. In the middle of `execve` a process
 /// belongs to nobody for a moment (ptrace(2), "dumpable").
 const EXEC_WINDOW: Duration = Duration::from_millis(20);
+
+/// The file that all ranks write to.
+const RANKS: &str = "ranks";
+/// The file of the rank that saves the container.
+const SAVER: &str = "saver";
+
+/// For so long after a rank has ended others are still expected that have not begun. One that cannot
+/// begin never does.
+const LATENESS: Duration = Duration::from_secs(10);
 
 /// Tells one step on this node from every other, of the past as well.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,13 +118,15 @@ pub struct Failure {
 /// A step on this node, as one of its ranks sees it.
 #[derive(Debug)]
 pub struct Step {
+    path: PathBuf,
     dir: OwnedFd,
     lock: Option<Flock<File>>,
 }
 
 impl Step {
-    /// Opens the step's directory and waits for its lock, which is held until the container is
-    /// entered.
+    /// Opens the step's directory and waits for its lock, which the first rank holds until it has
+    /// entered the container. Those that come after that need none: 64 of them find out side by side
+    /// what each has to.
     pub fn open(node_dir: &Path, key: &Key) -> Result<Step, Error> {
         let steps = node_dir.join("steps");
         enter::own_directory(node_dir)?;
@@ -123,7 +139,9 @@ impl Step {
         let dir = open(&path, flags, Mode::empty())
             .map_err(|e| io_error("open directory", &path)(e.into()))?;
         let lock = lock(&dir, &path)?;
-        Ok(Step { dir, lock: Some(lock) })
+        let step = Step { path, dir, lock: Some(lock) };
+        let is_built = step.living()?.is_some();
+        Ok(if is_built { Step { lock: None, ..step } } else { step })
     }
 
     /// What an earlier rank found to be wrong for all, if anything. It has been printed.
@@ -162,6 +180,16 @@ impl Step {
         say_once(&self.dir, text)
     }
 
+    /// Whether this rank is the one that saves the container, of all on this node.
+    pub fn is_saver(&self) -> bool {
+        self.file(SAVER, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL).is_ok()
+    }
+
+    /// The ranks of the step on this node, of which there are to be `tasks`.
+    pub fn others(&self, tasks: usize) -> Others {
+        Others { ranks: self.path.join(RANKS), saver: self.path.join(SAVER), tasks }
+    }
+
     /// Another descriptor of the step's directory.
     pub(super) fn directory(&self) -> io::Result<OwnedFd> {
         self.dir.try_clone()
@@ -171,35 +199,99 @@ impl Step {
     /// rank go on after that; on an error that waits until `self` is dropped, or the process ends.
     pub fn enter<'p>(&mut self, plan: &'p Plan) -> Result<Container<'p>, Error> {
         let ranks = self
-            .file("ranks", OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_APPEND)
+            .file(RANKS, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND)
             .map_err(io_error("open list of ranks of", &plan.node_dir))?;
-        let container = if self.join(&ranks)? { Container { plan } } else { plan.enter()? };
+        let mut is_in = self.join()?;
+        if !is_in && self.lock.is_none() {
+            // They were there, and have ended.
+            self.lock = Some(lock(&self.dir, &self.path)?);
+            is_in = self.join()?;
+        }
+        let container = if is_in { Container::of(plan) } else { plan.enter()? };
         register(ranks).map_err(io_error("write list of ranks of", &plan.node_dir))?;
         self.lock = None;
         Ok(container)
     }
 
-    /// Joins the first rank that is alive. A rank that lives and cannot be looked at made itself
-    /// so (prctl(2), `PR_SET_DUMPABLE`); MPI cannot reach it either, so nothing is lost by
-    /// building anew.
-    fn join(&self, mut ranks: &File) -> Result<bool, Error> {
-        let mut lines = String::new();
-        ranks.read_to_string(&mut lines).map_err(io_error("read", "list of ranks"))?;
-        for rank in lines.lines().filter_map(Rank::parse) {
-            let Some((user, mount)) = rank.namespaces() else { continue };
-            return match enter_namespaces(&user, &mount) {
-                Ok(()) => Ok(true),
-                Err(e) => {
-                    Err(io_error("join namespaces of", format!("process {}", rank.pid))(e.into()))
-                }
-            };
+    /// Joins the first rank that is alive.
+    fn join(&self) -> Result<bool, Error> {
+        let Some((user, mount)) = self.living()? else { return Ok(false) };
+        enter_namespaces(&user, &mount)
+            .map_err(|e| io_error("join namespaces of a rank in", &self.path)(e.into()))?;
+        Ok(true)
+    }
+
+    /// The user and the mount namespace of the first rank that is alive. One that lives and cannot be
+    /// looked at made itself so (prctl(2), `PR_SET_DUMPABLE`); MPI cannot reach it either, so nothing is
+    /// lost by building anew.
+    fn living(&self) -> Result<Option<(File, File)>, Error> {
+        let lines = |name| -> Result<String, Error> {
+            let mut lines = String::new();
+            match self.file(name, OFlag::O_RDONLY) {
+                Ok(mut file) => file.read_to_string(&mut lines),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(lines),
+                Err(e) => Err(e),
+            }
+            .map_err(io_error("read", self.path.join(name)))?;
+            Ok(lines)
+        };
+        let ranks = lines(RANKS)?;
+        let found = ranks.lines().filter_map(Rank::parse).find_map(|rank| rank.namespaces());
+        match found {
+            Some(found) => Ok(Some(found)),
+            None => Ok(lines(SAVER)?.lines().find_map(kept_open)),
         }
-        Ok(false)
     }
 
     fn file(&self, name: &str, flags: OFlag) -> io::Result<File> {
         file(&self.dir, name, flags)
     }
+}
+
+/// The ranks of a step on this node, for who waits for all of them.
+#[derive(Debug)]
+pub struct Others {
+    ranks: PathBuf,
+    saver: PathBuf,
+    tasks: usize,
+}
+
+impl Others {
+    /// Lets ranks that come later join by way of the calling process, for as long as that has these
+    /// namespaces open: the container's user and mount namespace.
+    pub(super) fn keep_open(&self, namespaces: &[File; 2]) -> io::Result<()> {
+        let [user, mount] = namespaces;
+        let (user_number, mount_number) = (user.metadata()?.ino(), mount.metadata()?.ino());
+        let (pid, user, mount) = (std::process::id(), user.as_raw_fd(), mount.as_raw_fd());
+        fs::write(&self.saver, format!("{pid} {user_number} {mount_number} {user} {mount}\n"))
+    }
+
+    /// Whether some of them still run, or are yet to begin. The first has ended at `since`.
+    pub(super) fn are_there(&self, since: Instant) -> bool {
+        // What cannot be read is nobody's list.
+        let lines = fs::read_to_string(&self.ranks).unwrap_or_default();
+        let ranks: Vec<_> = lines.lines().filter_map(Rank::parse).collect();
+        let is_late = ranks.len() < self.tasks && since.elapsed() < LATENESS;
+        is_late || ranks.iter().any(|rank| rank.namespaces().is_some())
+    }
+}
+
+/// How many tasks a step has on this node; 1 for a job's script (srun(1), SLURM_STEP_TASKS_PER_NODE:
+/// `2(x3),1`).
+pub fn tasks_here(env: impl Fn(&str) -> Option<String>) -> usize {
+    let is_step = env("SLURM_STEP_ID").is_some();
+    let counts = env("SLURM_STEP_TASKS_PER_NODE").filter(|_| is_step).unwrap_or_default();
+    let mut node: usize = env("SLURM_NODEID").and_then(|id| id.parse().ok()).unwrap_or(0);
+    for part in counts.split(',') {
+        let (tasks, nodes) = part.split_once("(x").unwrap_or((part, "1"));
+        let (tasks, nodes) = (tasks.parse(), nodes.trim_end_matches(')').parse::<usize>());
+        let (Ok(tasks), Ok(nodes)) = (tasks, nodes) else { return 1 };
+        match node.checked_sub(nodes) {
+            None => return tasks,
+            Some(rest) => node = rest,
+        }
+    }
+    1
 }
 
 /// Whether the calling process is the one that prints `text`, of all that ask in this directory.
@@ -234,6 +326,18 @@ pub(super) fn enter_namespaces(user: &File, mount: &File) -> Result<(), Errno> {
     // setns(2): the user namespace comes first, it gives the right to the other.
     enter::retry_while_reaped(|| setns(user, CloneFlags::CLONE_NEWUSER))?;
     setns(mount, CloneFlags::CLONE_NEWNS)
+}
+
+/// Opens the namespaces that a process keeps open; `None` if it is gone.
+fn kept_open(line: &str) -> Option<(File, File)> {
+    let mut numbers = line.split(' ').map(str::parse::<u64>);
+    let mut next = || numbers.next()?.ok();
+    let (pid, user, mount) = (next()?, next()?, next()?);
+    let mut open = |number: u64| {
+        let file = File::open(format!("/proc/{pid}/fd/{}", next()?)).ok()?;
+        (file.metadata().ok()?.ino() == number).then_some(file)
+    };
+    Some((open(user)?, open(mount)?))
 }
 
 /// A rank that has entered, and the namespaces that it entered.
@@ -377,6 +481,66 @@ mod tests {
             assert_eq!(rank.namespaces().is_some(), found);
         }
         assert!(Rank::parse("1 2").is_none() && Rank::parse("1 2 3 4").is_none());
+    }
+
+    #[test]
+    fn the_tasks_of_a_node_are_counted() {
+        for (counts, node, tasks) in [
+            ("4", "0", 4),
+            ("2(x3),1", "0", 2),
+            ("2(x3),1", "2", 2),
+            ("2(x3),1", "3", 1),
+            ("2(x3),1", "4", 1),
+            ("", "0", 1),
+            ("x(x)", "0", 1),
+        ] {
+            let all = [
+                ("SLURM_STEP_ID", "0"),
+                ("SLURM_STEP_TASKS_PER_NODE", counts),
+                ("SLURM_NODEID", node),
+            ];
+            let of = |variables: &[(&str, &str)]| {
+                let find = |name: &str| variables.iter().find(|(other, _)| *other == name);
+                tasks_here(|name| find(name).map(|(_, value)| (*value).to_owned()))
+            };
+            assert_eq!(of(&all), tasks, "{counts} {node}");
+            assert_eq!(of(&all[1..]), 1, "a script is one");
+        }
+    }
+
+    #[test]
+    fn ranks_are_there_until_they_end() {
+        let node_dir = tempfile::tempdir().unwrap();
+        let step = Step::open(node_dir.path(), &this_process()).unwrap();
+        let (now, late) = (Instant::now(), Instant::now().checked_sub(LATENESS));
+        let late = late.expect("the machine runs longer than that");
+        assert!(step.others(1).are_there(now), "it has not begun");
+        assert!(!step.others(1).are_there(late), "it never will");
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_APPEND;
+        writeln!(step.file(RANKS, flags).unwrap(), "{} 1 1", i32::MAX).unwrap();
+        assert!(!step.others(1).are_there(now));
+        register(step.file(RANKS, flags).unwrap()).unwrap();
+        assert!(step.others(2).are_there(late), "this one runs");
+        assert!(step.is_saver() && !step.is_saver());
+        assert!(step.living().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_container_is_joined_though_all_ranks_have_ended() {
+        let node_dir = tempfile::tempdir().unwrap();
+        let step = Step::open(node_dir.path(), &this_process()).unwrap();
+        assert!(step.is_saver() && step.living().unwrap().is_none());
+        let namespaces =
+            ["user", "mnt"].map(|ns| File::open(format!("/proc/self/ns/{ns}")).unwrap());
+        step.others(1).keep_open(&namespaces).unwrap();
+        let (user, mount) = step.living().unwrap().expect("it is kept open");
+        let number = |file: &File| file.metadata().unwrap().ino();
+        assert_eq!([&user, &mount].map(number), namespaces.each_ref().map(number));
+        drop(step);
+        let late = Step::open(node_dir.path(), &this_process()).unwrap();
+        assert!(late.lock.is_none() && late.living().unwrap().is_some());
+        drop(namespaces);
+        assert!(late.living().unwrap().is_none());
     }
 
     #[test]

@@ -39,7 +39,7 @@
 //!   component is never followed ([`crate::sys::beneath`]).
 //! - No process of ours stays behind. Only one that relays a terminal lives as long as the program, as
 //!   does one that runs the host's commands for it ([`relay`]), and one that serves an image which is
-//!   one file ([`fuse`]) as long as the container.
+//!   one file ([`fuse`]) as long as the container. One that saves it ([`save`]) outlives the program.
 
 #![forbid(unsafe_code)]
 
@@ -54,6 +54,7 @@ mod named;
 mod plan;
 mod print;
 pub mod relay;
+pub mod save;
 mod target;
 pub mod terminal;
 
@@ -70,6 +71,7 @@ use crate::{
     Digest,
     inject::mpi::Unwired,
     options::{self, Options},
+    squashfs,
 };
 
 /// What to run.
@@ -99,13 +101,14 @@ pub struct Run {
 #[derive(Debug)]
 pub struct Container<'a> {
     plan: &'a Plan,
+    hand: Option<save::Hand>,
 }
 
 impl Plan {
     /// Builds the container around the calling process, which must have one thread.
     pub fn build(&self) -> Result<Container<'_>, Error> {
         enter::build(self)?;
-        Ok(Container { plan: self })
+        Ok(Container::of(self))
     }
 
     /// Builds the container, or if it has a name and runs, joins it.
@@ -114,11 +117,22 @@ impl Plan {
             Some(name) => named::enter(self, name)?,
             None => enter::build(self)?,
         }
-        Ok(Container { plan: self })
+        Ok(Container::of(self))
     }
 }
 
-impl Container<'_> {
+impl<'a> Container<'a> {
+    fn of(plan: &'a Plan) -> Container<'a> {
+        Container { plan, hand: None }
+    }
+
+    /// Gives the container to the process that is to save it.
+    pub fn give(&mut self, mut hand: save::Hand) -> Result<(), Error> {
+        hand.give().map_err(io_error("give away to be saved", "/"))?;
+        self.hand = Some(hand);
+        Ok(())
+    }
+
     /// Whether the program is one whose ranks will not find one another in this step.
     pub fn unwired(&self) -> Option<Unwired> {
         command::unwired(self.plan)
@@ -128,7 +142,10 @@ impl Container<'_> {
     pub fn exec(self) -> Error {
         match command::exec(self.plan) {
             Ok(never) => match never {},
-            Err(error) => error,
+            Err(error) => {
+                self.hand.into_iter().for_each(save::Hand::take_back);
+                error
+            }
         }
     }
 }
@@ -239,6 +256,22 @@ pub enum Error {
         path: PathBuf,
         /// Not a directory, another user's, open to others.
         problem: &'static str,
+    },
+    /// What has become of the container cannot be written to a file.
+    #[error("save {}", Plain(path))]
+    Save {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: squashfs::Error,
+    },
+    /// What has become of the container is not written to a file.
+    #[error("save {}: {problem}", Plain(path))]
+    NotSaved {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        problem: String,
     },
     /// Any other operation on a path.
     #[error("{op} {}", Plain(path))]

@@ -23,7 +23,7 @@ pub(super) fn enter(plan: &Plan, name: &ContainerName) -> Result<(), Error> {
     let record = Record::read(&place.dir);
     if let Some(record) = &record {
         check_image(record, name, &plan.digest)?;
-        if let Some((user, mount)) = record.namespaces.and_then(|inside| inside.open()) {
+        if let Some((user, mount)) = record.running(&place.dir) {
             if let Some(lacks) = record.lacks(&plan.options, front()) {
                 return Err(Error::Lacks { name: name.to_string(), lacks });
             }

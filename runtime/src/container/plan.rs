@@ -17,7 +17,7 @@ use nix::{
     unistd::{Gid, Uid},
 };
 
-use super::{Command, Error, Run, devices, fuse, identity, io_error, named, relay};
+use super::{Command, Error, Run, devices, fuse, identity, io_error, named, relay, save};
 use crate::{
     Config, Digest, Host, Image, Options, Source,
     environment::{self, DIGEST_VAR, IMAGE_VAR},
@@ -95,6 +95,20 @@ pub enum Mount {
     },
 }
 
+impl Mount {
+    /// Where it is inside.
+    pub fn target(&self) -> &Path {
+        match self {
+            Mount::Bind { target, .. }
+            | Mount::File { target, .. }
+            | Mount::Program { target, .. }
+            | Mount::Mask { target, .. }
+            | Mount::Link(Link { path: target, .. }) => target,
+            Mount::Tmpfs(Tmpfs { target, .. }) => Path::new(target),
+        }
+    }
+}
+
 /// Where the program starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Workdir {
@@ -136,6 +150,7 @@ impl Plan {
 /// of it sooner.
 pub fn check(options: &Options, config: &Config) -> Result<(), Error> {
     check_paths(options)?;
+    save::check(options)?;
     inject::find(options, config, &|name| std::env::var_os(name))?;
     Ok(())
 }
@@ -304,8 +319,8 @@ impl Facts {
         injection.add(mpi(&tree)?);
         Ok(Facts {
             applied: inject::apply(&injection.edits, &tree),
-            passwd: read("/etc/passwd")?,
-            group: read("/etc/group")?,
+            passwd: read(identity::PASSWD)?,
+            group: read(identity::GROUP)?,
             has_shell: host.shell.is_absolute() && identity::exists(&root, &host.shell),
             has_apt: identity::exists(&root, Path::new(APT_SETTINGS)),
             cwd_is_taken: host.cwd.as_deref().is_some_and(|cwd| is_taken(&root, cwd)),
@@ -334,8 +349,8 @@ impl Facts {
         };
         Ok(Facts {
             applied: inject::apply(&injection.edits, &inject::Tree::packed(image)),
-            passwd: read("/etc/passwd")?,
-            group: read("/etc/group")?,
+            passwd: read(identity::PASSWD)?,
+            group: read(identity::GROUP)?,
             has_shell: host.shell.is_absolute() && exists(&host.shell)?,
             has_apt: exists(Path::new(APT_SETTINGS))?,
             cwd_is_taken: host.cwd.as_deref().map_or(Ok(false), is_taken)?,
@@ -610,8 +625,8 @@ fn files(host: &Host, facts: &Facts, home: &Path, shell: &Path) -> Vec<Mount> {
     let mut files = host.files.clone();
     files.extend([
         ("/etc/nsswitch.conf".into(), identity::NSSWITCH.into()),
-        ("/etc/passwd".into(), identity::passwd(&facts.passwd, host, home, shell)),
-        ("/etc/group".into(), identity::group(&facts.group, host)),
+        (identity::PASSWD.into(), identity::passwd(&facts.passwd, host, home, shell)),
+        (identity::GROUP.into(), identity::group(&facts.group, host)),
     ]);
     files.into_iter().map(|(target, content)| Mount::File { target, content }).collect()
 }

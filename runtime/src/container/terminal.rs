@@ -38,7 +38,7 @@ use crate::sys::{
 const END_OF_FILE: u8 = 4;
 
 /// Sent to us, and meant for the program.
-const PASSED_ON: [Signal; 6] = [
+pub(super) const PASSED_ON: [Signal; 6] = [
     Signal::SIGINT,
     Signal::SIGTERM,
     Signal::SIGQUIT,

@@ -274,6 +274,8 @@ impl Environment {
             gpu: value(self.gpu.as_ref()),
             mpi: value(self.mpi.as_ref()),
             name: value(self.name.as_ref()),
+            // What a file says holds for all that use it.
+            save: None,
         }
     }
 

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     digest::{Digest, Hasher},
     layer::{self, Item, Limits},
-    oci::{Compression, MAX_DOCUMENT},
+    oci::{Compression, MAX_DOCUMENT, RunConfig},
     pull::Extent,
     source::{Form, Packing},
 };
@@ -154,7 +154,8 @@ impl Scan {
         match self.packing {
             Packing::Oci(packing) => {
                 let layer = made::descriptor(packing, digest.clone(), self.extent.size);
-                Ok(Made { layer, diff_id, created, extent: self.extent })
+                let (extent, run) = (self.extent, RunConfig::default());
+                Ok(Made { layer, diff_id, created, extent, run })
             }
             packing => {
                 let made = workshop.repack(&self.extent, packing)?;

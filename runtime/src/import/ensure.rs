@@ -136,7 +136,8 @@ fn once(
     Ok(image)
 }
 
-/// A squashfs file is not read to find out what it is called: what stat(2) says of it is enough.
+/// A squashfs file is not read to find out what it is called: what stat(2) says of it is enough, and how
+/// it is run is written behind it.
 fn unsquashed(
     source: &Source,
     input: &Input,
@@ -145,7 +146,8 @@ fn unsquashed(
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Image, Error> {
     let identity = Identity::of(&input.path)?;
-    let documents = made::nameless(&identity.to_string(), &made::time_of(&input.path, false));
+    let (created, run) = (made::time_of(&input.path, false), squashfs::run_config(input)?);
+    let documents = made::nameless(&identity.to_string(), &created, run);
     let digest = documents.digest;
     // Several times, should somebody else remove it as fast as it comes.
     for _ in 0..pull::MAX_BRINGS {

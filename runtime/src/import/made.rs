@@ -12,7 +12,7 @@ use serde_json::json;
 use super::pack::Workshop;
 use crate::{
     digest::Digest,
-    oci::{Compression, Descriptor, ImageConfig, MANIFEST_TYPES, Manifest, Platform},
+    oci::{Compression, Descriptor, ImageConfig, MANIFEST_TYPES, Manifest, Platform, RunConfig},
     pull::{Documents, Extent, Local},
 };
 
@@ -26,6 +26,8 @@ pub(super) struct Made {
     /// When, by RFC 3339.
     pub(super) created: String,
     pub(super) extent: Extent,
+    /// What it says itself of how it is run.
+    pub(super) run: RunConfig,
 }
 
 /// Describes a layer.
@@ -47,7 +49,44 @@ pub(super) fn descriptor(packing: Compression, digest: Digest, size: u64) -> Des
 /// Makes the documents up. The same layer and the same words give the same image.
 pub(super) fn image(made: Made, workshop: &Workshop<'_>) -> Local {
     let Platform { architecture, os, .. } = &workshop.options.platform;
-    let run = &workshop.options.run;
+    let run = over(&workshop.options.run, made.run);
+    let config = json!({
+        "created": made.created,
+        "architecture": architecture,
+        "os": os,
+        "config": settings(&run),
+        "rootfs": {"type": "layers", "diff_ids": [made.diff_id]},
+        "history": [{"created": made.created, "created_by": "shifter import"}],
+    });
+    let parsed = ImageConfig {
+        architecture: architecture.clone(),
+        os: os.clone(),
+        created: Some(made.created),
+        config: run,
+        rootfs: crate::oci::RootFs { diff_ids: vec![made.diff_id] },
+    };
+    let files = HashMap::from([(made.layer.digest.clone(), made.extent)]);
+    let documents = documents(config.to_string().into_bytes(), parsed, vec![made.layer]);
+    Local { documents, files, check_diff_ids: false }
+}
+
+/// What the user says, and else what the file does.
+fn over(said: &RunConfig, own: RunConfig) -> RunConfig {
+    let words = |said: &Vec<String>, own| if said.is_empty() { own } else { said.clone() };
+    RunConfig {
+        env: words(&said.env, own.env),
+        entrypoint: words(&said.entrypoint, own.entrypoint),
+        cmd: words(&said.cmd, own.cmd),
+        working_dir: match &*said.working_dir {
+            "" => own.working_dir,
+            dir => dir.to_owned(),
+        },
+        labels: own.labels,
+    }
+}
+
+/// The `config` of an image's configuration: nothing is said of what there is none of.
+fn settings(run: &RunConfig) -> serde_json::Value {
     let mut settings = json!({});
     if !run.working_dir.is_empty() {
         settings["WorkingDir"] = json!(run.working_dir);
@@ -57,39 +96,26 @@ pub(super) fn image(made: Made, workshop: &Workshop<'_>) -> Local {
             settings[key] = json!(words);
         }
     }
-    let config = json!({
-        "created": made.created,
-        "architecture": architecture,
-        "os": os,
-        "config": settings,
-        "rootfs": {"type": "layers", "diff_ids": [made.diff_id]},
-        "history": [{"created": made.created, "created_by": "shifter import"}],
-    });
-    let parsed = ImageConfig {
-        architecture: architecture.clone(),
-        os: os.clone(),
-        created: Some(made.created),
-        config: run.clone(),
-        rootfs: crate::oci::RootFs { diff_ids: vec![made.diff_id] },
-    };
-    let files = HashMap::from([(made.layer.digest.clone(), made.extent)]);
-    let documents = documents(config.to_string().into_bytes(), parsed, vec![made.layer]);
-    Local { documents, files, check_diff_ids: false }
+    if !run.labels.is_empty() {
+        settings["Labels"] = json!(run.labels);
+    }
+    settings
 }
 
 /// The documents of an image of which no layer is made: all that is known of it is the file that it
 /// lies in.
-pub(super) fn nameless(file: &str, created: &str) -> Documents {
+pub(super) fn nameless(file: &str, created: &str, run: RunConfig) -> Documents {
     let Platform { architecture, os, .. } = Platform::host();
     let config = json!({
         "created": created,
         "architecture": architecture,
         "os": os,
+        "config": settings(&run),
         "rootfs": {"type": "layers", "diff_ids": []},
         "history": [{"created": created, "created_by": "shifter", "comment": file}],
     });
     let created = Some(created.to_owned());
-    let parsed = ImageConfig { architecture, os, created, ..ImageConfig::default() };
+    let parsed = ImageConfig { architecture, os, created, config: run, ..ImageConfig::default() };
     documents(config.to_string().into_bytes(), parsed, Vec::new())
 }
 

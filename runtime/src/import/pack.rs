@@ -256,7 +256,13 @@ impl<'a> Workshop<'a> {
             }
         };
         let extent = Extent { path, offset: 0, size };
-        Ok(Made { layer, diff_id: content, created: String::new(), extent })
+        Ok(Made {
+            layer,
+            diff_id: content,
+            created: String::new(),
+            extent,
+            run: RunConfig::default(),
+        })
     }
 
     /// The digest of a part of a file.

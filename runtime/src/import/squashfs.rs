@@ -24,6 +24,7 @@ use crate::{
     digest::Digest,
     oci::{Platform, RunConfig},
     pull::{self, Event, Summary, To},
+    squashfs,
     store::{Lock, Node, ROOTFS, Room, Stage},
     sys::confine::{Identity, confine},
 };
@@ -41,12 +42,23 @@ pub(super) fn pack(input: &Input, workshop: &Workshop<'_>) -> Result<Made, Error
     // Whoever imports the same file at the same time waits.
     let key = Digest::of(format!("import {}", input.path.display()).as_bytes());
     let lock = node.lock(&key, || workshop.say("waiting for another import of the same file"));
-    let stage = node.stage(&lock.map_err(pull::Error::Node)?).map_err(pull::Error::Node)?;
+    let lock = lock.map_err(pull::Error::Node)?;
+    let stage = node.stage(&lock).map_err(pull::Error::Node)?;
     workshop.check()?;
     let (dir, devices) = unpack(input, &node, &stage, workshop)?;
     let left_out = LeftOut { devices, ..LeftOut::default() };
     let made = tree::pack(&dir, Owner::Us, left_out, workshop)?;
-    Ok(Made { created: made::time_of(&input.path, input.is_stdin), ..made })
+    Ok(Made {
+        created: made::time_of(&input.path, input.is_stdin),
+        run: run_config(input)?,
+        ..made
+    })
+}
+
+/// How it is run, where that is written behind it.
+pub(super) fn run_config(input: &Input) -> Result<RunConfig, Error> {
+    let file = File::open(&input.path).map_err(failed("open", &input.path))?;
+    Ok(squashfs::config(&file).unwrap_or_default())
 }
 
 /// Makes the tree of an image of a squashfs file. `check` has the last word before others see it.
@@ -84,7 +96,7 @@ pub(super) fn expand(
 fn unpack(
     input: &Input,
     node: &Node,
-    stage: &Stage,
+    stage: &Stage<'_>,
     workshop: &Workshop<'_>,
 ) -> Result<(PathBuf, u64), Error> {
     let system = |error| failed("unpack", &input.path)(error);

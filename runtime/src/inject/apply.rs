@@ -345,7 +345,7 @@ mod tests {
             copy.args(["-a", "-T"]).arg(dir.path()).arg(tree);
             assert!(copy.status().unwrap().success());
         };
-        let Some((_file, packed)) = crate::squashfs::tests::made(copy) else { return };
+        let Some((_file, packed)) = crate::squashfs::made(copy) else { return };
         let packed = Squashfs::open(&packed).unwrap();
         let (tree, packed) = (Tree::of([&root]), Tree::packed(&packed));
         let [one, other] = [&tree, &packed].map(|tree| apply(&edits(&libc), tree));

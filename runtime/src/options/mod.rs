@@ -81,6 +81,9 @@ pub struct Options {
     /// The container that keeps what is written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<ContainerName>,
+    /// The file that the container becomes when its command has ended. Absolute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub save: Option<PathBuf>,
 }
 
 impl Options {
@@ -106,6 +109,7 @@ impl Options {
             gpu: self.gpu.or(base.gpu),
             mpi: self.mpi.or(base.mpi),
             name: self.name.or(base.name),
+            save: self.save.or(base.save),
         }
     }
 }
@@ -356,6 +360,7 @@ mod tests {
             gpu: Some("nvidia.com/gpu=0,nvidia.com/gpu=1".parse().unwrap()),
             mpi: Some("cray+glibc".parse().unwrap()),
             name: Some("a.B-1_".parse().unwrap()),
+            save: Some("/a b.sqsh".into()),
         };
         let json = serde_json::to_string(&options).unwrap();
         assert_eq!(serde_json::from_str::<Options>(&json).unwrap(), options, "{json}");

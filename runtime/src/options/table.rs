@@ -59,6 +59,14 @@ impl Asked {
         }
     }
 
+    /// What the steps of a job take over from it: of what was asked for its script, not where that is
+    /// saved.
+    #[must_use]
+    pub fn for_steps(mut self) -> Asked {
+        self.options.save = None;
+        self
+    }
+
     /// The same for a step that names another image than its job: a container of the job's is made
     /// from one image.
     #[must_use]
@@ -270,6 +278,14 @@ pub const TABLE: &[Row] = &[
                next step; who comes while it runs joins it",
     },
     Row {
+        option: "container-save",
+        variable: "SHIFTER_CONTAINER_SAVE",
+        flag: Some(Flag { long: "save", short: None, alias: None }),
+        takes: Takes::Value { arg: "FILE", read: read_save },
+        help: "write the image with what was changed in it to a squashfs file, when the command has \
+               ended; of a step on several nodes, the first one's",
+    },
+    Row {
         option: "container-batch",
         variable: "SHIFTER_CONTAINER_BATCH",
         flag: None,
@@ -367,6 +383,18 @@ fn read_mpi(text: &str, _: &Caller) -> Result<Asked, ParseError> {
 fn read_name(text: &str, _: &Caller) -> Result<Asked, ParseError> {
     let name = text.parse()?;
     Ok(options(|o| o.name = Some(name)))
+}
+
+fn read_save(text: &str, caller: &Caller) -> Result<Asked, ParseError> {
+    let refuse = |problem: &'static str| ParseError::new("file to save to", text, problem);
+    let path = mount::absolute(text, caller.cwd.as_deref(), caller.home.as_deref());
+    let path = path.map_err(refuse)?;
+    match text {
+        "" => Err(refuse("it has no name")),
+        _ if text.contains('\0') => Err(refuse("it holds a NUL byte")),
+        _ if text.ends_with('/') => Err(refuse("it is a directory")),
+        _ => Ok(options(|o| o.save = Some(path.into()))),
+    }
 }
 
 fn read_batch(text: &str, _: &Caller) -> Result<Asked, ParseError> {
@@ -477,6 +505,8 @@ mod tests {
             ("container-env", "A=1,2", "quotes"),
             ("container-env", "", "no name"),
             ("container-name", "a/b", "letters"),
+            ("container-save", "", "no name"),
+            ("container-save", "a/", "a directory"),
             ("container-batch", "Host", "container or host"),
         ] {
             let error = row(option).read_option(text, &caller()).expect_err(text).to_string();
@@ -522,6 +552,8 @@ mod tests {
         assert!(text.contains(r#""batch":"host","tag":"stored""#), "{text}");
         assert!(serde_json::from_str::<Asked>(r#"{"btach":"host"}"#).is_err());
         assert_eq!(all.clone().for_another_image().options.name, None);
+        assert_eq!(all.options.save.as_deref(), Some("/x".as_ref()));
+        assert_eq!(all.clone().for_steps().options.save, None);
         assert_eq!(Asked::default().over(all.clone()), all);
     }
 }

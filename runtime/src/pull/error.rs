@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{bytes, fan::Failure};
 use crate::{
     digest::Digest,
-    layer, oci, registry,
+    layer, oci, registry, squashfs,
     store::{self, Limit, Node, Room},
 };
 
@@ -120,31 +120,9 @@ pub enum Error {
         /// Which.
         digest: Digest,
     },
-    /// Another program that is needed and not there.
-    #[error("write squashfs: {program}: not found")]
-    NoProgram {
-        /// Its name.
-        program: &'static str,
-        /// Debian's package of it.
-        package: &'static str,
-    },
-    /// Another program that failed.
-    #[error("write squashfs: {program}: {said}")]
-    Program {
-        /// Its name.
-        program: &'static str,
-        /// The first line that it said.
-        said: String,
-    },
-    /// The program is not to write anywhere else, and cannot be kept from it.
-    #[error("write squashfs: users can make no user namespaces on this host")]
-    NoNamespace,
-    /// Another program that could not be run.
+    /// The image could not be written as one file.
     #[error("write squashfs")]
-    Squash {
-        /// The system's answer.
-        source: std::io::Error,
-    },
+    Squash(#[source] squashfs::Error),
     /// The image's single file is to be mounted, and what is written to it could not be copied.
     #[error("mount {}: it belongs to another user or group", path.display())]
     Foreign {

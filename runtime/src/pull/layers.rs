@@ -51,7 +51,7 @@ impl Pull<'_> {
     pub(super) fn layers(
         &self,
         documents: &Documents,
-        stage: Option<&Stage>,
+        stage: Option<&Stage<'_>>,
         caught: &Caught,
         tell: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), Error> {
@@ -99,7 +99,7 @@ impl Pull<'_> {
     fn jobs<'b>(
         &'b self,
         documents: &'b Documents,
-        stage: Option<&'b Stage>,
+        stage: Option<&'b Stage<'b>>,
     ) -> Result<Vec<Job<'b>>, Error> {
         let blobs = self.store.as_ref().map(Store::blobs);
         let kept = self.kept(documents).map(Store::blobs).or(self.outbox.as_ref());
@@ -263,7 +263,7 @@ impl<'scope, 'env, 'a> Team<'scope, 'env, 'a> {
 
 /// The tree in the making, and the layers that came too early for it.
 struct Merge<'a> {
-    stage: &'a Stage,
+    stage: &'a Stage<'a>,
     layers: &'a [Descriptor],
     image: &'a Digest,
     tree: layer::Tree,
@@ -273,7 +273,7 @@ struct Merge<'a> {
 }
 
 impl<'a> Merge<'a> {
-    fn new(stage: &'a Stage, documents: &'a Documents) -> Result<Merge<'a>, Error> {
+    fn new(stage: &'a Stage<'a>, documents: &'a Documents) -> Result<Merge<'a>, Error> {
         let tree = layer::Tree::new(stage.rootfs()?);
         let (layers, image) = (documents.manifest.layers.as_slice(), &documents.digest);
         let (waiting, next, time) = (HashMap::new(), 0, Duration::ZERO);

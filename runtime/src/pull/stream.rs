@@ -60,7 +60,7 @@ pub(super) struct Job<'a> {
     /// Where the compressed bytes are kept, if they are.
     pub(super) keep: Option<&'a Blobs>,
     /// Where the files go, if they are wanted.
-    pub(super) stage: Option<&'a Stage>,
+    pub(super) stage: Option<&'a Stage<'a>>,
     /// Whether it is read as an archive even if they are not.
     pub(super) look_into: bool,
     pub(super) limits: layer::Limits,

@@ -44,7 +44,7 @@ impl Node {
         let names = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
         let known = names.filter_map(|name: ContainerName| {
             let record = Record::of(self.path(), &name)?;
-            let is_running = is_running(&record);
+            let is_running = record.is_running(self.path(), &name);
             Some(Container { name, reference: record.reference, digest: record.digest, is_running })
         });
         let mut containers: Vec<_> = known.collect();
@@ -80,7 +80,8 @@ impl Node {
         if !is_same(&file, &path.join(kept::LOCK)) {
             return Ok(false);
         }
-        if Record::of(self.path(), name).is_some_and(|record| is_running(&record)) {
+        if Record::of(self.path(), name).is_some_and(|record| record.is_running(self.path(), name))
+        {
             return Err(failed(io::Error::other("a process runs in it")));
         }
         // From here on it is gone, though its files go one after the other.
@@ -128,10 +129,6 @@ impl Node {
             }
         }
     }
-}
-
-fn is_running(record: &Record) -> bool {
-    record.namespaces.is_some_and(|namespaces| namespaces.open().is_some())
 }
 
 fn is_same(file: &File, path: &Path) -> bool {

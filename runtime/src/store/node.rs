@@ -164,7 +164,7 @@ impl Node {
     }
 
     /// Begins to make a tree.
-    pub fn stage(&self, lock: &Lock) -> Result<Stage, Error> {
+    pub fn stage<'l>(&self, lock: &'l Lock) -> Result<Stage<'l>, Error> {
         self.sweep(Some(&lock.manifest));
         let partial = self.root.join("partial");
         let parent = File::open(&partial).map_err(|e| Error::new("open", &partial, e))?;
@@ -178,7 +178,7 @@ impl Node {
         };
         create(&path)?;
         let tree = self.tree_dir(&lock.manifest);
-        Ok(Stage { parent, path, tree, done: false })
+        Ok(Stage { _lock: lock, parent, path, tree, done: false })
     }
 
     /// Removes what dead processes left in `partial/` and `outbox/`: memory, here. `except` is being made.
@@ -258,14 +258,16 @@ pub struct Lock {
 
 /// A tree in the making. Dropped before [`Stage::commit`], it leaves nothing.
 #[derive(Debug)]
-pub struct Stage {
+pub struct Stage<'l> {
+    /// Without it the next one to come sweeps the tree away.
+    _lock: &'l Lock,
     parent: File,
     path: PathBuf,
     tree: PathBuf,
     done: bool,
 }
 
-impl Stage {
+impl Stage<'_> {
     /// Makes the directory that becomes the image's root, and opens it.
     pub fn rootfs(&self) -> Result<OwnedFd, Error> {
         self.create(ROOTFS)
@@ -310,7 +312,7 @@ impl Stage {
     }
 }
 
-impl Drop for Stage {
+impl Drop for Stage<'_> {
     fn drop(&mut self) {
         if !self.done {
             let name = self.path.file_name().expect("made by joining a name");

@@ -67,7 +67,11 @@ impl Usage {
 /// The image that an overlay of this line is mounted from.
 fn image(line: &str) -> Option<Digest> {
     let mut fields = line.split_once(" - ")?.1.split(' ');
-    (fields.next()? == "overlay").then(|| Digest::parse(fields.next()?).ok())?
+    if fields.next()? != "overlay" {
+        return None;
+    }
+    // Behind a slash is which container it is (`kept::source`).
+    Digest::parse(fields.next()?.split('/').next()?).ok()
 }
 
 #[cfg(test)]
@@ -83,6 +87,8 @@ mod tests {
             )
         };
         assert_eq!(image(&line("overlay", digest.as_str())), Some(digest.clone()));
+        let named = format!("{digest}/1a:2");
+        assert_eq!(image(&line("overlay", &named)), Some(digest.clone()));
         assert_eq!(image(&line("overlay", "overlay")), None);
         assert_eq!(image(&line("tmpfs", digest.as_str())), None);
         assert_eq!(image(""), None);

@@ -23,9 +23,18 @@ use nix::{
 /// Clones the mounts at `path` and below, detached. The clone is always recursive: a user
 /// namespace may not lift what another mount covers (mount_namespaces(7), "locked").
 pub fn open_tree(path: &Path) -> io::Result<OwnedFd> {
+    clone(path, libc::AT_RECURSIVE as libc::c_uint)
+}
+
+/// Clones the mount at `path`, detached, without those that cover something in it. They must be the
+/// caller's own.
+pub fn open_mount(path: &Path) -> io::Result<OwnedFd> {
+    clone(path, 0)
+}
+
+fn clone(path: &Path, flags: libc::c_uint) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let flags =
-        libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as libc::c_uint;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | flags;
     // SAFETY: `path` is a C string that outlives the call; the kernel writes to no memory of ours.
     let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
     let fd = Errno::result(fd)? as RawFd;

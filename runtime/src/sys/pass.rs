@@ -4,7 +4,7 @@
 use std::{
     io::{self, IoSlice, IoSliceMut},
     os::{
-        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::net::UnixStream,
     },
 };
@@ -16,7 +16,12 @@ use nix::{
 
 /// Sends a descriptor: the other side gets its own.
 pub fn send(socket: &UnixStream, fd: impl AsFd) -> io::Result<()> {
-    let fds = [fd.as_fd().as_raw_fd()];
+    send_all(socket, &[fd.as_fd()])
+}
+
+/// Sends several, of which [`receive_with`] takes four at most.
+pub fn send_all(socket: &UnixStream, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let fds: Vec<_> = fds.iter().map(|fd| fd.as_raw_fd()).collect();
     let (text, rights) = ([IoSlice::new(b"x")], [ControlMessage::ScmRights(&fds)]);
     sendmsg::<()>(socket.as_raw_fd(), &text, &rights, MsgFlags::MSG_NOSIGNAL, None)?;
     Ok(())

@@ -14,6 +14,7 @@ use std::{
 
 use nix::{
     errno::Errno,
+    sched::{CpuSet, sched_setaffinity},
     sys::{
         prctl::set_pdeathsig,
         resource::{Resource, setrlimit},
@@ -150,6 +151,17 @@ pub fn ignore_signals() {
             )
         };
     }
+}
+
+/// Takes all cores that the calling process may have, whichever it was bound to.
+pub fn use_all_cores() {
+    let mut all = CpuSet::new();
+    for core in 0..CpuSet::count() {
+        // Below the count, every number is valid.
+        let _ = all.set(core);
+    }
+    // The kernel cuts this down to the step's cpuset. Where it refuses, it is slower.
+    let _ = sched_setaffinity(Pid::from_raw(0), &all);
 }
 
 /// Has a program end with the thread that starts it, however that ends (prctl(2),

@@ -10,8 +10,6 @@
 //!
 //! What is read may be anybody's writing: no length is believed that is not held against a limit.
 
-#![forbid(unsafe_code)]
-
 use std::{
     collections::VecDeque,
     ffi::{OsStr, OsString},
