@@ -13,11 +13,13 @@ for group in "${@:?which of build, test, demo, bench, fuzz?}"; do
         attr libcap2-bin libarchive-tools buildah debootstrap python3 python3-pip
         podman btrfs-progs squashfs-tools squashfuse bzip2 xz-utils zstd shellcheck
         mpich libmpich-dev openmpi-bin libopenmpi-dev dpkg-dev rpm binutils
-        g++ gfortran gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static" ;;
+        g++ gfortran gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static
+        iproute2" ;;
     bench) need="slurmctld slurmd slurm-client munge docker-registry busybox-static passwd
         skopeo umoci bubblewrap debootstrap curl openssl zstd python3 python3-pip
         podman charliecloud python3-lark python3-requests docker.io containerd
-        nasm autoconf automake libtool cmake libssl-dev pkg-config squashfs-tools squashfuse" ;;
+        nasm autoconf automake libtool cmake libssl-dev pkg-config squashfs-tools squashfuse
+        iproute2 strace" ;;
     fuzz) need="g++" ;;
     *) echo "setup: $group: no such group: build, test, demo, bench or fuzz" >&2; exit 2 ;;
     esac

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use runtime::{
-    Config, Reference,
+    Config, Digest, Reference,
     options::Tag,
     pull::{self, Error},
     report::Report,
@@ -67,16 +67,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
 /// Remove what was sent to this node and is not wanted here.
 #[derive(Debug, Args)]
 pub(crate) struct Tidy {
-    /// Where it was sent to
-    dir: PathBuf,
-    /// What its names begin with
+    /// The node directory
+    node: PathBuf,
+    /// What the names begin with of what was sent
     prefix: String,
+    /// The image that it is of
+    image: String,
 }
 
 pub(crate) fn tidy(arguments: &Tidy) -> Result<(), Report> {
     // By mistake it must not be somebody's files.
-    if arguments.prefix.starts_with(".shifter-") {
-        pull::tidy(&arguments.dir, &arguments.prefix);
+    if let Ok(image) = Digest::parse(&arguments.image)
+        && arguments.prefix.starts_with(".shifter-")
+    {
+        pull::tidy(&arguments.node, &arguments.prefix, &image);
     }
     Ok(())
 }

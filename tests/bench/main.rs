@@ -6,10 +6,11 @@
 //!
 //! ```text
 //! BENCH_ROUNDS       rounds of pulls (5); starts are measured more often
-//! BENCH_TABLES       which tables: pulls again many starts jobs fan layouts squash mpi
-//!                    picture (all)
+//! BENCH_TABLES       which tables: pulls again many starts jobs fan links layouts squash
+//!                    mpi picture (all)
 //! BENCH_PEERS        which peers: skopeo podman ch-image enroot (all that are installed), or none
 //! BENCH_PEER_ROUNDS  in how many rounds peers and the limit take part (1 for large, else all)
+//! BENCH_WAYS         which ways in the table links ("store broadcast none")
 //! BENCH_IMAGES       which images of BENCH_TOOLS: small medium medium-zst large ("small medium")
 //! BENCH_TOOLS        a folder with registry.sh, make_images.py and limits/: images of real
 //!                    software, and a prototype that pulls in one pass. Without it, a Debian made
@@ -78,8 +79,10 @@ fn main() -> ExitCode {
     let first = || images.all.first().expect("there is an image");
     let biggest = || images.all.iter().max_by_key(|image| image.bytes).expect("there is an image");
 
-    let tables =
-        setting("BENCH_TABLES", "pulls again many starts jobs fan layouts squash mpi picture");
+    let tables = setting(
+        "BENCH_TABLES",
+        "pulls again many starts jobs fan links layouts squash mpi picture",
+    );
     let mut well = true;
     for table in tables.split_whitespace() {
         well &= match table {
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
             "starts" => bench.starts(first(), rounds * 10),
             "jobs" => bench.jobs(first(), rounds * 4),
             "fan" => bench.fan(rounds),
+            "links" => bench.links(rounds),
             "layouts" => bench.layouts(biggest(), rounds),
             "squash" => bench.squash(biggest(), rounds),
             "mpi" => bench.mpi(&dir, rounds * 4),

@@ -1,6 +1,9 @@
 //! One pull for all nodes of a job, on a real Slurm whose nodes have nothing in common but the network
 //! and, where that is told, a directory.
 
+mod kills;
+mod late;
+mod links;
 mod trouble;
 
 use std::{
@@ -30,10 +33,12 @@ static SITE: LazyLock<Mutex<Site>> = LazyLock::new(|| {
     let registry = Registry::start(&sandbox);
     let user = User::ordinary();
     let own = node_file_system(&sandbox, &user);
-    let small = sandbox.make_dir(small_store(&sandbox), 0o755);
-    let mut mount = Command::new("mount");
-    mount.args(["-t", "tmpfs", "-o", "size=300k,mode=1777", "small"]).arg(small);
-    run(mount).success();
+    for dir in [small_store(&sandbox), full_store(&sandbox)] {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=300k,mode=1777", "small"]);
+        mount.arg(sandbox.make_dir(dir, 0o755));
+        run(mount).success();
+    }
     let cluster = Cluster::start_apart(&sandbox, NODES, &[], &own).with_plugin();
     Mutex::new(Site { sandbox, registry, cluster, user })
 });
@@ -41,6 +46,11 @@ static SITE: LazyLock<Mutex<Site>> = LazyLock::new(|| {
 /// A file system that all nodes see, and that no image has room in.
 fn small_store(sandbox: &Sandbox) -> PathBuf {
     sandbox.dir().join("small")
+}
+
+/// One in which there is room for nothing, once it is filled.
+fn full_store(sandbox: &Sandbox) -> PathBuf {
+    sandbox.dir().join("full")
 }
 
 /// What each node has for itself: where the node directory is.

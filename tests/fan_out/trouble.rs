@@ -10,15 +10,15 @@ use nix::sys::signal::{Signal, kill};
 
 use super::*;
 
-const LIMIT: Duration = Duration::from_secs(100);
+pub(super) const LIMIT: Duration = Duration::from_secs(100);
 
 /// How a child has ended, and what it said.
-fn end(child: Child) -> (Option<i32>, String) {
+pub(super) fn end(child: Child) -> (Option<i32>, String) {
     let output = child.wait_with_output().expect("srun can be waited for");
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-fn start(mut srun: Command) -> Child {
+pub(super) fn start(mut srun: Command) -> Child {
     srun.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     srun.spawn().expect("srun can be started")
 }
@@ -104,14 +104,29 @@ fn a_step_that_is_cancelled_leaves_nothing() {
     }
 }
 
+/// One that is too small for the image, one that is full, and one that may not be made.
 #[test]
-fn a_store_without_room_is_done_without() {
+fn a_store_that_takes_nothing_is_done_without() {
     need!(root, slurm, registry, busybox, userns);
     let site = site();
-    let mut srun = site.srun("store", 2, &site.image("no-room"), &["true"]);
-    srun.env("SHIFTER_STORE", small_store(&site.sandbox).join("store"));
-    let outcome = run(srun);
-    assert_eq!(outcome.code, 0, "{outcome}");
-    assert!(outcome.stderr.contains("is full"), "{outcome}");
-    assert!(outcome.stderr.contains("each node pulls for itself"), "{outcome}");
+    let full = full_store(&site.sandbox);
+    let mut make = site.user.command(&site.sandbox, "mkdir");
+    make.arg("-p")
+        .args(["blobs/sha256", "partial", "locks"].map(|dir| full.join("store").join(dir)));
+    run(make).success();
+    assert!(fs::write(full.join("rest"), vec![7; 400 << 10]).is_err(), "there is room left");
+    let closed = site.sandbox.make_dir("closed", 0o755);
+    let stores = [
+        (small_store(&site.sandbox), "is full"),
+        (full, "No space left"),
+        (closed, "Permission denied"),
+    ];
+    for (number, (dir, why)) in stores.iter().enumerate() {
+        let mut srun = site.srun("store", 2, &site.image(&format!("no-room-{number}")), &["true"]);
+        srun.env("SHIFTER_STORE", dir.join("store"));
+        let outcome = run(srun);
+        assert_eq!(outcome.code, 0, "{outcome}");
+        assert!(outcome.stderr.to_lowercase().contains(&why.to_lowercase()), "{outcome}");
+        assert!(outcome.stderr.contains("each node pulls for itself"), "{outcome}");
+    }
 }

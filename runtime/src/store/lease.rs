@@ -49,6 +49,9 @@ use crate::{digest::Digest, sys::is_full};
 /// Longest lease that is read: the pins of an image with the most layers that there may be.
 const MAX_LEASE: u64 = 1 << 20;
 
+/// More than most have.
+const USUAL_LEASE: usize = 4 << 10;
+
 /// Longest note, in bytes. It is written in place, so all are as long.
 const MAX_NOTE: usize = 2000;
 
@@ -313,7 +316,8 @@ impl Seen {
         // Opening it is what makes NFS ask the server.
         let file = File::open(path)?;
         let metadata = file.metadata()?;
-        let mut bytes = Vec::new();
+        // At once, and not byte after byte.
+        let mut bytes = Vec::with_capacity(USUAL_LEASE);
         file.take(MAX_LEASE).read_to_end(&mut bytes)?;
         Ok(Seen { file: (metadata.dev(), metadata.ino()), bytes })
     }

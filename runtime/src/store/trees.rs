@@ -12,7 +12,7 @@ use std::{
 use nix::sys::{stat::futimens, time::TimeSpec};
 use serde_json::Value;
 
-use super::{Draft, Error, Mode, Node, usage::Usage};
+use super::{Draft, Error, Mode, Node, sent, usage::Usage};
 use crate::{digest::Digest, layer, source::Source};
 
 /// The names that a tree was asked for by, one a line; its time of modification is the tree's last
@@ -219,9 +219,10 @@ impl Node {
         Ok(())
     }
 
-    /// Removes what dead processes left in `partial/`.
+    /// Removes what dead processes left in `partial/`, and what was sent to them.
     pub fn clean(&self) {
         self.sweep(None);
+        sent::sweep(&sent::place(self));
     }
 
     /// Removes the documents of images that are not here any more. Whoever is about to bring one

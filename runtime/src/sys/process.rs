@@ -189,6 +189,12 @@ pub fn hide_descriptors() -> io::Result<()> {
     Ok(())
 }
 
+/// Has a program begin with the first three descriptors only.
+pub fn close_inherited(command: &mut Command) {
+    // SAFETY: between fork and exec only one thread is there, and what runs in it is one system call.
+    unsafe { command.pre_exec(hide_descriptors) };
+}
+
 /// Closes all descriptors but the first three and these. What owned the others must not be used, nor
 /// dropped, from here on: for a process that was split off, and leaves that to the other.
 pub fn close_all_but(kept: &[BorrowedFd<'_>]) -> io::Result<()> {

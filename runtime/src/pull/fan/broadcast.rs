@@ -19,7 +19,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     env,
     fs::{self, File},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, mpsc},
@@ -29,35 +28,42 @@ use std::{
 
 use nix::{
     errno::Errno,
-    unistd::{AccessFlags, access, geteuid},
+    unistd::{AccessFlags, access},
 };
 
 use super::{
-    Documents, Error, Event, Feed, Fleet, Note, Outcome, Pull, Remote, Wish, failure,
+    Documents, Error, Event, Feed, Fleet, Note, Outcome, Over, Pull, Remote, Wish, failure,
     feed::{Sight, Standing},
     is_for_all,
 };
 use crate::{
+    digest::Digest,
     oci::{Descriptor, Platform},
     registry::chance,
     request::{NO_REQUEST, REQUEST_VAR},
-    store::{Blobs, Node, Store},
-    sys::{interrupt::Caught, process::end_with_parent},
+    store::{Blobs, Node, Store, sent},
+    sys::{
+        interrupt::Caught,
+        process::{close_inherited, end_with_parent},
+    },
 };
 
 /// Slurm's program.
 const PROGRAM: &str = "sbcast";
-/// The name of the file that is locked while somebody is at it.
-const LOCK: &str = "lock";
 /// Bytes that it sends at once. Its own choice, half a megabyte, costs a round through the whole tree
 /// for each; slurmd takes no more than 64 MB at once.
 const BLOCK: &str = "8m";
 /// Longest name of a file, in bytes, that is read as a note.
 const MAX_NOTE: u64 = 16 << 20;
+/// How many nodes sbcast itself sends to at most, and as it says. slurmd sends on to as many as it has
+/// below it, up to TreeWidth of slurm.conf, and the leader's is one of them.
+const MAX_WIDTH: f64 = 8.0;
 /// How often a follower looks: into its own memory.
 const LOOK: Duration = Duration::from_millis(25);
 /// How often a leader that has no layer to send says how far it is.
 const NOTE_EVERY: Duration = Duration::from_secs(5);
+/// How long one waits at most for the note of another one that has begun at the same moment.
+const MAX_RIVALRY: Duration = Duration::from_secs(2);
 /// A leader of which nothing was heard for so long is gone.
 const SILENCE: Duration = Duration::from_secs(30);
 
@@ -108,21 +114,13 @@ struct Leader {
 impl Inbox {
     pub(super) fn of(wish: &Wish<'_>) -> Result<Inbox, Error> {
         let node = Node::open(&wish.config.node_dir).map_err(Error::Node)?;
-        // A node that has not begun yet has no node directory.
-        let above = node.path().parent().filter(|dir| access(*dir, AccessFlags::W_OK).is_ok());
-        let dir = above.unwrap_or(node.path()).to_owned();
-        let prefix = format!(".shifter-{}-{}-{}-", geteuid(), wish.fleet.step, wish.key());
-        sweep(&dir);
-        let mut lock = File::options();
-        lock.read(true).write(true).create(true).truncate(false).mode(0o600);
-        // Best effort: what stays is swept later.
-        let lock = lock.custom_flags(libc::O_NOFOLLOW).open(dir.join(format!("{prefix}{LOCK}")));
-        let lock = lock.ok().filter(|lock| lock.try_lock_shared().is_ok());
+        let (dir, prefix) = (sent::place(&node), sent::prefix(&wish.fleet.step, &wish.key()));
+        let lock = sent::lock(&dir, &prefix);
         Ok(Inbox { dir, prefix, lock })
     }
 
     fn files(&self) -> Vec<(String, PathBuf, u64)> {
-        files(&self.dir, &self.prefix)
+        sent::files(&self.dir, &self.prefix)
     }
 
     /// Who leads: the one with the lowest number first.
@@ -161,24 +159,28 @@ impl Inbox {
     }
 }
 
-/// Removes what was sent to this node under names that begin with `prefix`, unless somebody is here who
-/// will.
-pub(super) fn tidy(dir: &Path, prefix: &str) {
-    let lock = File::open(dir.join(format!("{prefix}{LOCK}")));
-    if !lock.is_ok_and(|lock| lock.try_lock().is_err()) {
-        files(dir, prefix).iter().for_each(|(_, path, _)| _ = fs::remove_file(path));
+/// Removes what was sent to this node under names that begin with `prefix`, unless somebody waits for it, or
+/// may come late: nobody was here yet, and the image is not.
+pub(super) fn tidy(node: &Path, prefix: &str, image: &Digest) {
+    let Some(node) = Node::existing(node).ok().flatten() else { return };
+    let dir = sent::place(&node);
+    if !sent::is_wanted(&dir, prefix).unwrap_or(node.tree(image).is_none()) {
+        sent::remove(&dir, prefix);
     }
 }
 
-/// Has [`tidy`] run on all nodes of the step, if some of them may have the image, or nobody left who
-/// wants it: all get what is sent, and there it would stay. Best effort: otherwise it is swept by the
-/// user's next step there.
-fn tidy_everywhere(wish: &Wish<'_>, inbox: &Inbox) {
+/// Has [`tidy`] run on all nodes of the step: those that have the image get what is sent too, and there it
+/// would stay. If node 0 leads, few have it, or none: nobody waits for that, and it ends with the step. Best
+/// effort: otherwise it is swept by the user's next step there.
+fn tidy_everywhere(wish: &Wish<'_>, inbox: &Inbox, image: &Digest) {
     let fleet = wish.fleet;
     let (Some(job), Ok(program)) = (fleet.step.split('.').next(), env::current_exe()) else {
         return;
     };
-    let mut srun = Command::new("srun");
+    // This process will be the user's program, which knows nothing of a child.
+    let mut srun = Command::new("sh");
+    let background = if fleet.is_first() { " &" } else { "" };
+    srun.arg("-c").arg(format!("timeout 30 \"$@\"{background}")).args(["sh", "srun"]);
     let own = |name: &str| ["PATH", "HOME", "SLURM_CONF"].contains(&name);
     let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     names.filter(|name| !own(name)).for_each(|name| _ = srun.env_remove(name));
@@ -187,37 +189,16 @@ fn tidy_everywhere(wish: &Wish<'_>, inbox: &Inbox) {
     srun.arg(format!("--nodes={}", fleet.nodes)).arg(format!("--ntasks={}", fleet.nodes));
     srun.args(["--ntasks-per-node=1", "--mpi=none", "--gres=none", "--export=NONE"]);
     srun.args(["--input=none", "--output=none", "--error=none", "--chdir=/", "--job-name=tidy"]);
-    srun.arg(program).arg("tidy").arg(&inbox.dir).arg(&inbox.prefix);
+    srun.arg(program).arg("tidy").arg(&wish.config.node_dir).arg(&inbox.prefix);
+    srun.arg(image.to_string());
     srun.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    end_with_parent(&mut srun);
-    let Ok(mut child) = srun.spawn() else { return };
-    let began = Instant::now();
-    while matches!(child.try_wait(), Ok(None)) {
-        if began.elapsed() > SILENCE {
-            // It may have ended by now.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        sleep(LOOK);
-    }
+    close_inherited(&mut srun);
+    let _ = srun.status();
 }
 
 /// Where a leader's layer comes to.
 fn layer_in(dir: &Path, leader: &str, layer: &Descriptor) -> PathBuf {
     dir.join(format!("{leader}.layer-{}", layer.digest.hex()))
-}
-
-/// The caller's files in a directory that others may write to.
-fn files(dir: &Path, prefix: &str) -> Vec<(String, PathBuf, u64)> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let found = entries.filter_map(|entry| {
-        let name = entry.file_name().into_string().ok().filter(|name| name.starts_with(prefix))?;
-        // Of the entry itself: a symbolic link is none of ours.
-        let metadata = entry.metadata().ok()?;
-        let is_own = metadata.is_file() && metadata.uid() == geteuid().as_raw();
-        is_own.then(|| (name, entry.path(), metadata.len()))
-    });
-    found.collect()
 }
 
 impl Drop for Inbox {
@@ -226,28 +207,7 @@ impl Drop for Inbox {
             && (lock.unlock().is_ok() && lock.try_lock().is_ok())
         {
             // The last of this node's: whoever has sent something, nobody here wants it any more.
-            self.files().iter().for_each(|(_, path, _)| _ = fs::remove_file(path));
-        }
-    }
-}
-
-/// Removes what was sent to this node for a step whose processes were killed, or that has never begun
-/// here.
-fn sweep(dir: &Path) {
-    let all = files(dir, &format!(".shifter-{}-", geteuid()));
-    let is_held = |path: &Path| File::open(path).is_ok_and(|lock| lock.try_lock().is_err());
-    let locks: BTreeMap<String, bool> = all
-        .iter()
-        .filter_map(|(name, path, _)| Some((name.strip_suffix(LOCK)?.to_owned(), is_held(path))))
-        .collect();
-    for (name, path, _) in &all {
-        let modified = fs::metadata(path).and_then(|file| file.modified()).ok();
-        let age = modified.and_then(|at| at.elapsed().ok()).unwrap_or_default();
-        let held =
-            locks.iter().find(|(prefix, _)| name.starts_with(*prefix)).map(|(_, held)| *held);
-        if !held.unwrap_or(age <= 2 * SILENCE) {
-            // Best effort: it is for the next one.
-            let _ = fs::remove_file(path);
+            sent::remove(&self.dir, &self.prefix);
         }
     }
 }
@@ -288,6 +248,7 @@ fn follow(
     let mut ears = Ears::new(inbox, &leader.name);
     let outcome = match pull.follow(&documents, &feed, &mut || ears.listen(), tell) {
         Ok(()) => Outcome::Here(documents.resolved.clone()),
+        Err(Error::Orphaned) if feed.is_cut_off() => Outcome::Alone,
         Err(Error::Orphaned) => Outcome::Orphaned,
         Err(Error::StoredBlob { .. } | Error::Store(_)) => {
             tell(Event::Trouble("what another node has sent is damaged; pulling it here"));
@@ -327,8 +288,13 @@ impl<'a> Ears<'a> {
             is_news |= is_new;
             if is_new && name.contains(".note-") {
                 let note = fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok());
-                if let Some(failure) = note.and_then(|note: Note| note.failure) {
-                    standing = Standing::Failed(failure);
+                match note {
+                    Some(Note { failure: Some(failure), .. }) => {
+                        standing = Standing::Failed(failure);
+                    }
+                    Some(Note { over: Some(Over::Alone), .. }) => standing = Standing::Alone,
+                    Some(Note { over: Some(Over::Other), .. }) => standing = Standing::Over,
+                    _ => {}
                 }
             }
         }
@@ -368,10 +334,7 @@ impl Received<'_> {
 
 impl Drop for Received<'_> {
     fn drop(&mut self) {
-        for (_, path, _) in files(&self.inbox.dir, &format!("{}.", self.leader)) {
-            // Best effort: what stays is swept.
-            let _ = fs::remove_file(path);
-        }
+        sent::remove(&self.inbox.dir, &format!("{}.", self.leader));
     }
 }
 
@@ -385,7 +348,8 @@ fn lead(wish: &Wish<'_>, inbox: &Inbox, tell: &mut dyn FnMut(Event<'_>)) -> Resu
     let mut pull = wish.pull(&remote)?;
     let node = pull.node.clone().expect("opened with it");
     let outbox = node.outbox().map_err(Error::Node)?;
-    let mut sender = Sender { wish, dir: &inbox.dir, name: &name, outbox: outbox.path(), notes: 0 };
+    let (dir, at) = (&inbox.dir, None);
+    let mut sender = Sender { wish, dir, name: &name, outbox: outbox.path(), notes: 0, at };
     let caught = Caught::install();
     let documents = match pull.documents(wish.known.clone(), &Platform::host(), tell) {
         Ok(documents) => documents,
@@ -393,6 +357,12 @@ fn lead(wish: &Wish<'_>, inbox: &Inbox, tell: &mut dyn FnMut(Event<'_>)) -> Resu
     };
     let mut note = wish.note().with(&documents);
     note.pack(&documents);
+    // Another one may have begun while this one asked.
+    let rivals = || inbox.look().into_iter().filter_map(|leader| leader.note);
+    if rivals().next().is_some() {
+        return Ok(Outcome::Orphaned);
+    }
+    let began = Instant::now();
     match sender.note(&note, &caught) {
         Ok(()) => {}
         Err(Stopped::Signal(signal)) => return Err(Error::Interrupted(signal)),
@@ -402,13 +372,19 @@ fn lead(wish: &Wish<'_>, inbox: &Inbox, tell: &mut dyn FnMut(Event<'_>)) -> Resu
         }
         Err(why) => {
             tell(Event::Trouble(&format!("{why}; each node pulls for itself")));
+            sender.part(Over::Alone, &caught);
             return Ok(Outcome::Alone);
         }
     }
     note.documents.clear();
-    // Another one may have begun at the same moment.
-    let rival = inbox.look().into_iter().filter_map(|leader| leader.note).map(|note| note.number);
+    // Or at the same moment: then the lower number counts. What was sent while this was, takes about as
+    // long, and is there when both look.
+    if !wish.fleet.is_first() {
+        sleep(began.elapsed().min(MAX_RIVALRY));
+    }
+    let rival = rivals().map(|note| note.number);
     if rival.min().is_some_and(|number| number < wish.fleet.number) {
+        sender.part(Over::Other, &caught);
         return Ok(Outcome::Orphaned);
     }
     pull.outbox = Some(outbox.blobs().clone());
@@ -441,12 +417,11 @@ fn lead(wish: &Wish<'_>, inbox: &Inbox, tell: &mut dyn FnMut(Event<'_>)) -> Resu
         (Ok(_), Err(Stopped::Signal(signal))) => Err(Error::Interrupted(signal)),
         (Ok(_), Err(Stopped::Failed(why))) => {
             tell(Event::Trouble(&format!("{why}; the other nodes pull for themselves")));
+            sender.part(Over::Alone, &caught);
             Ok(Outcome::Here(documents.resolved))
         }
-        (Ok(_), Ok(())) => {
-            if wish.fleet.number != 0 {
-                tidy_everywhere(wish, inbox);
-            }
+        (Ok(_), Ok(()) | Err(Stopped::TakenForDead)) => {
+            tidy_everywhere(wish, inbox, &documents.digest);
             Ok(Outcome::Here(documents.resolved))
         }
     }
@@ -463,6 +438,8 @@ fn finder(pull: &Pull<'_>) -> impl Fn(&Descriptor) -> Option<PathBuf> + Send + u
 enum Stopped {
     Signal(i32),
     Failed(String),
+    /// This machine has stood still, and others go on without it.
+    TakenForDead,
 }
 
 impl std::fmt::Display for Stopped {
@@ -470,8 +447,15 @@ impl std::fmt::Display for Stopped {
         match self {
             Stopped::Signal(signal) => write!(f, "interrupted by signal {signal}"),
             Stopped::Failed(why) => f.write_str(why),
+            Stopped::TakenForDead => f.write_str("nothing was sent for too long"),
         }
     }
+}
+
+/// To how many nodes of so many sbcast sends: then as many are below each, and the leader's link carries the
+/// least. With sbcast's own choice it would be 15 times the image for 16 nodes or 32, and is 7 and 11 times.
+fn width(nodes: u32) -> u32 {
+    f64::from(nodes).sqrt().ceil().clamp(2.0, MAX_WIDTH) as u32
 }
 
 /// Sends files, one after the other.
@@ -481,6 +465,8 @@ struct Sender<'a> {
     name: &'a str,
     outbox: &'a Path,
     notes: u32,
+    /// When others have heard last of this leader.
+    at: Option<Instant>,
 }
 
 impl Sender<'_> {
@@ -530,7 +516,24 @@ impl Sender<'_> {
         error
     }
 
-    fn send(&self, path: &Path, what: &str, caught: &Caught) -> Result<(), Stopped> {
+    /// Tells the others that nothing more will come: they would wait for a silence. Of a step's nodes one may
+    /// be down, and sbcast stops at the first block that does not reach all, but the rest has that.
+    fn part(&mut self, over: Over, caught: &Caught) {
+        // Best effort: it need not reach all.
+        let _ = self.note(&Note { over: Some(over), ..self.wish.note() }, caught);
+    }
+
+    fn send(&mut self, path: &Path, what: &str, caught: &Caught) -> Result<(), Stopped> {
+        // Nobody would remove it where all are done.
+        if self.at.is_some_and(|at| at.elapsed() > SILENCE) {
+            return Err(Stopped::TakenForDead);
+        }
+        let sent = self.send_anyway(path, what, caught);
+        self.at = Some(Instant::now());
+        sent
+    }
+
+    fn send_anyway(&self, path: &Path, what: &str, caught: &Caught) -> Result<(), Stopped> {
         let to = self.dir.join(format!("{}.{what}", self.name));
         let failed = |why: &str| Stopped::Failed(format!("{PROGRAM}: {why}"));
         let mut command = Command::new(PROGRAM);
@@ -540,7 +543,13 @@ impl Sender<'_> {
             .filter(|name| name.starts_with("SBCAST_"))
             .for_each(|name| _ = command.env_remove(name));
         let step = self.wish.fleet.number_of_step.as_deref().unwrap_or_default();
-        command.arg("--jobid").arg(step).arg("--compress=none").arg("--size").arg(BLOCK);
+        command
+            .arg("--jobid")
+            .arg(step)
+            .arg("--compress=none")
+            .arg("--size")
+            .arg(BLOCK)
+            .arg(format!("--fanout={}", width(self.wish.fleet.nodes)));
         command
             .arg(path)
             .arg(&to)

@@ -39,6 +39,8 @@ pub(super) enum Standing {
     Going,
     /// It brings nothing any more: it is done, or gone.
     Over,
+    /// It cannot bring anything to others.
+    Alone,
     /// It has failed.
     Failed(Failure),
 }
@@ -174,6 +176,11 @@ impl Feed {
         }
     }
 
+    /// Whether there is no way from the leader to this node.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.seen().standing == Standing::Alone
+    }
+
     /// Whether all of a layer was read.
     pub(super) fn is_spent(&self, layer: &Path) -> bool {
         self.seen().spent.iter().any(|spent| spent == layer)
@@ -182,7 +189,7 @@ impl Feed {
     fn check(&self, standing: &Standing) -> Result<(), Error> {
         match standing {
             Standing::Going => Ok(()),
-            Standing::Over => Err(Error::Orphaned),
+            Standing::Over | Standing::Alone => Err(Error::Orphaned),
             Standing::Failed(failure) => Err(Error::Elsewhere(failure.clone())),
         }
     }

@@ -33,7 +33,7 @@ use crate::{
     reference::Reference,
     registry::chance,
     report::Report,
-    store::{Dead, Node, Store},
+    store::{Dead, Node, Store, sent},
 };
 
 /// How often an image is waited for whose leaders die. After that, each node pulls for itself.
@@ -59,11 +59,50 @@ pub(super) struct Note {
     bytes: u64,
     /// Compressed bytes of the image; 0 as long as that is not known.
     total: u64,
-    /// How many layers are complete.
-    done: usize,
+    /// Which layers are complete.
+    #[serde(default)]
+    done: Layers,
     /// Why there will be none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     failure: Option<Failure>,
+    /// It brings nothing to others any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    over: Option<Over>,
+}
+
+/// What the others are to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Over {
+    /// Each pulls for itself.
+    Alone,
+    /// Another node leads.
+    Other,
+}
+
+/// Some of an image's layers: a bit for each, the lowest layer's first, as hexadecimal digits. A note has to
+/// be short.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+struct Layers(String);
+
+impl Layers {
+    fn add(&mut self, number: usize) {
+        let mut digits = std::mem::take(&mut self.0).into_bytes();
+        digits.resize(digits.len().max(number / 4 + 1), b'0');
+        let digit = self::digit(digits[number / 4]) | 1 << (number % 4);
+        digits[number / 4] = b"0123456789abcdef"[usize::from(digit)];
+        self.0 = digits.into_iter().map(char::from).collect();
+    }
+
+    fn has(&self, number: usize) -> bool {
+        let digit = self.0.as_bytes().get(number / 4).map_or(0, |byte| self::digit(*byte));
+        digit >> (number % 4) & 1 == 1
+    }
+}
+
+/// What is none counts for nothing.
+fn digit(byte: u8) -> u8 {
+    char::from(byte).to_digit(16).map_or(0, |digit| digit as u8)
 }
 
 /// How one try to have it from another node has ended.
@@ -98,6 +137,7 @@ pub(super) fn bring(
 ) -> Result<Option<Digest>, Error> {
     let known = known.or_else(|| reference.digest().cloned());
     let mut wish = Wish { reference, known, fleet, config, dead: Vec::new() };
+    sent::sweep(&sent::place(&Node::open(&config.node_dir).map_err(Error::Node)?));
     if wish.is_here()? {
         return Ok(wish.known);
     }
@@ -130,10 +170,10 @@ pub(super) fn bring(
     Ok(wish.known)
 }
 
-/// Removes from `dir` what was sent to this node under names that begin with `prefix`, unless some process
-/// of this node is about to take it.
-pub fn tidy(dir: &std::path::Path, prefix: &str) {
-    broadcast::tidy(dir, prefix);
+/// Removes what was sent to this node under names that begin with `prefix`, if `image` is in the node
+/// directory and no process of this node is about to take it.
+pub fn tidy(node: &std::path::Path, prefix: &str, image: &Digest) {
+    broadcast::tidy(node, prefix, image);
 }
 
 impl Wish<'_> {
@@ -220,7 +260,7 @@ impl Note {
     fn hear(&mut self, event: &Event<'_>) -> bool {
         match event {
             Event::Progress { bytes, .. } => self.bytes = *bytes,
-            Event::Layer(_) => self.done += 1,
+            Event::Layer(layer) => self.done.add(layer.number),
             _ => return false,
         }
         true
@@ -276,5 +316,20 @@ impl Pace {
     fn next(&self) -> Duration {
         let eighth = self.began.elapsed() / 8;
         eighth.clamp(self.shortest, self.longest).mul_f64(0.75 + chance() / 2.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_says_which_layers_are_complete() {
+        let mut layers = Layers::default();
+        [9, 0, 2, 9].into_iter().for_each(|number| layers.add(number));
+        assert_eq!(layers.0, "502");
+        let known: Vec<_> = (0..20).filter(|number| layers.has(*number)).collect();
+        assert_eq!(known, [0, 2, 9]);
+        assert!(!Layers("zz".to_owned()).has(1), "what another release may say");
     }
 }

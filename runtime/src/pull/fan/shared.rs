@@ -5,25 +5,28 @@
 //! lock asked for.
 
 use std::{
-    sync::Arc,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use super::{
-    Error, Event, Feed, Note, Outcome, Pace, Pull, Remote, Store, Wish, failure,
+    Error, Event, Feed, Layers, Note, Outcome, Pace, Pull, Remote, Store, Wish, failure,
     feed::{Failure, Sight, Standing},
     is_for_all,
 };
 use crate::{
     digest::Digest,
-    oci::Platform,
+    oci::{Descriptor, Platform},
     store::{Lease, Sight as Holder, Watch},
 };
 
 /// How seldom a follower looks, at most and at least.
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
+/// With many nodes, so much less often for each of them: they ask one file server.
+const PER_NODE: Duration = Duration::from_micros(100);
 /// How often a leader notes how far it is, unless a layer is complete.
 const NOTE_EVERY: Duration = Duration::from_secs(2);
 /// How often it notes that.
@@ -33,10 +36,22 @@ pub(super) fn bring(
     wish: &mut Wish<'_>,
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, Error> {
+    match try_to_bring(wish, tell) {
+        // A home that compute nodes may only read, a quota, a server that is ill.
+        Err(error) if is_of_store(&error, &wish.config.store) => {
+            tell(Event::Trouble(&format!("{}; each node pulls for itself", Chain(&error))));
+            Ok(Outcome::Alone)
+        }
+        brought => brought,
+    }
+}
+
+fn try_to_bring(wish: &mut Wish<'_>, tell: &mut dyn FnMut(Event<'_>)) -> Result<Outcome, Error> {
     let (root, key) = (wish.config.store.clone(), wish.key());
     let mut watch = Store::watch(&root, &key);
     let (began, patience) = (Instant::now(), wish.fleet.patience());
-    let pace = Pace::new(SHORTEST, LONGEST);
+    let shortest = SHORTEST.max(PER_NODE * wish.fleet.nodes).min(LONGEST);
+    let pace = Pace::new(shortest, LONGEST);
     let mut last = None;
     loop {
         match watch.look()? {
@@ -109,11 +124,10 @@ fn lead(
     let step = &wish.fleet.step;
     match brought {
         Ok(resolved) => Ok(Outcome::Here(resolved)),
-        // Others have no more room there.
-        Err(error) if is_full(&error, &store) => {
-            tell(Event::Trouble(&format!("{}; each node pulls for itself", Chain(&error))));
+        // Others can do no better there.
+        Err(error) if is_of_store(&error, store.path()) => {
             store.leave_word(key, step, "null").ok();
-            Ok(Outcome::Alone)
+            Err(error)
         }
         Err(error) => {
             if is_for_all(&error) {
@@ -179,17 +193,30 @@ fn follow(
         return Ok(None);
     };
     note.tell(wish.fleet, tell);
-    let blobs = store.blobs().clone();
-    let feed = Arc::new(Feed::new(Box::new(move |layer| blobs.open(layer))));
-    let (mut version, mut done) = (0, note.done);
+    // A name that is not there yet is not asked for: each time is a request to the file server, and NFS
+    // believes in the answer for a while.
+    let (blobs, layers) = (store.blobs().clone(), documents.manifest.layers.clone());
+    let brought = Arc::new(Mutex::new(Brought { layers: note.done.clone(), all: false }));
+    let known = brought.clone();
+    let find = move |layer: &Descriptor| {
+        let is_there = {
+            let known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut numbers = (0..layers.len()).filter(|n| layers[*n].digest == layer.digest);
+            known.all || numbers.any(|number| known.layers.has(number))
+        };
+        is_there.then(|| blobs.open(layer)).flatten()
+    };
+    let feed = Arc::new(Feed::new(Box::new(find)));
+    let mut version = 0;
     let mut dead = Vec::new();
     let mut look = || {
         let mut standing = Standing::Going;
         match watch.look() {
             Ok(Holder::Held(text)) => {
                 let note = serde_json::from_str::<Note>(&text).unwrap_or_default();
-                if note.done != done {
-                    (done, version) = (note.done, version + 1);
+                let mut known = brought.lock().unwrap_or_else(PoisonError::into_inner);
+                if note.done != known.layers {
+                    (known.layers, version) = (note.done, version + 1);
                     store.blobs().look_anew();
                 }
             }
@@ -201,6 +228,7 @@ fn follow(
         }
         if standing != Standing::Going {
             // What it has brought last.
+            brought.lock().unwrap_or_else(PoisonError::into_inner).all = true;
             store.blobs().look_anew();
             version += 1;
         }
@@ -224,11 +252,19 @@ fn follow(
     Ok(Some(outcome))
 }
 
-/// Whether there is no room for the image in the store.
-fn is_full(error: &Error, store: &Store) -> bool {
+/// What a leader has brought, as far as this node knows.
+struct Brought {
+    layers: Layers,
+    /// It may have brought all.
+    all: bool,
+}
+
+/// Whether it is the store that does not serve: no room, no right to write, no answer. The image can be had
+/// without it.
+fn is_of_store(error: &Error, root: &Path) -> bool {
     match error {
-        Error::NoSpace { path, .. } => path == store.path(),
-        Error::Store(error) => error.is_no_space() && error.path.starts_with(store.path()),
+        Error::NoSpace { path, .. } => path == root,
+        Error::Store(error) => error.path.starts_with(root),
         _ => false,
     }
 }
