@@ -27,9 +27,10 @@ TEST_JOBS ?= 3
 TEST := env -u MAKEFLAGS -u MFLAGS --default-signal=INT,QUIT $(CARGO) test --release --workspace
 TESTS := $(shell sed -n '/^\[\[test/,/^path/s/^name = "\(.*\)"/\1/p' tests/Cargo.toml)
 TRIXIE := slurm_stops slurm_options slurm relay mpi
-# What takes long begins first.
-LONG := trixie test-images test-mpi test-slurm_stops trixie-slurm_stops test-slurm_options test-fan_out \
-    trixie-slurm_options test-slurm trixie-slurm test-relay
+# What takes long begins first; and what waits for another (see trixie-) long after that: make comes
+# back to it at the very end if the other still runs.
+LONG := trixie test-slurm_options test-images test-mpi test-slurm_stops trixie-slurm_stops test-fan_out \
+    test-slurm trixie-slurm trixie-slurm_options test-relay trixie-relay trixie-mpi
 export CARGO_TARGET_DIR := $(TARGET)
 export BENCH_DIR ?= $(TARGET)/bench
 export BENCH_TOOLS
