@@ -11,7 +11,7 @@
 //! A container runs as long as some process is in its namespaces, whoever started that: no process
 //! of ours waits for it. The kernel gives the numbers of namespaces out again as soon as they are free,
 //! so that another container may soon have those that one had. What only one has is its root, whose
-//! overlay is mounted from a name that [`source`] makes.
+//! overlay is mounted from a name that `source` makes.
 
 #![forbid(unsafe_code)]
 

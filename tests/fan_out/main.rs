@@ -177,8 +177,9 @@ fn a_step_on_more_nodes_has_it_from_where_it_is() {
         let reads: usize = site.reads(&format!("more-{way}")).iter().map(|(_, count)| count).sum();
         match way {
             "store" => assert_eq!(reads, 0),
-            // Who has the tree has no layers any more; one of the others pulls for the rest.
-            _ => site.assert_read_once(&format!("more-{way}")),
+            // Who has the tree has no layers any more; one of the others pulls for the rest. Two may begin
+            // at the same moment: then both ask for the manifest and the configuration.
+            _ => assert!((7..=8 + 2).contains(&reads), "{:?}", site.reads("more-broadcast")),
         }
         assert_eq!(site.left_on_nodes(), "");
     }

@@ -29,7 +29,7 @@
 //!   containers/           what was written in those that stay (kept)
 //!   outbox/               layers on their way to other nodes; gone with the process
 //!   mnt/                  where each container's private mount namespace builds its root
-//! ../.shifter-UID-…       what other nodes have sent ([`sent`])
+//! ../.shifter-UID-…       what other nodes have sent (sent.rs)
 //! ```
 //!
 //! Whatever becomes visible under its final name got there by one rename(2) of something complete.

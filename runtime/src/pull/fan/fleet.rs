@@ -9,6 +9,8 @@ use crate::registry::chance;
 const PATIENCE: Duration = Duration::from_millis(500);
 /// In a fleet of so many nodes, each says what it waits for.
 const ALL_SPEAK: u32 = 16;
+/// A broadcast takes a while to be seen.
+const MIN_PATIENCE: Duration = Duration::from_secs(1);
 const MAX_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The nodes of a Slurm step, and which of them this process is on.
@@ -74,7 +76,8 @@ impl Fleet {
         if self.number == 0 {
             return Duration::ZERO;
         }
-        let span = MAX_PATIENCE.min(Duration::from_millis(50) * self.nodes);
+        let span = Duration::from_millis(50) * self.nodes;
+        let span = span.clamp(MIN_PATIENCE, MAX_PATIENCE);
         PATIENCE + span.mul_f64(late(chance(), self.nodes))
     }
 }
