@@ -7,6 +7,7 @@
 //! So those in which something has to be made are put there.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Component, Path, PathBuf},
@@ -18,7 +19,7 @@ use nix::{
     sys::stat::{FileStat, Mode, fstat, mkdirat},
 };
 
-use super::Plan;
+use super::{Mount, Plan};
 use crate::sys::{beneath, mount::proc_path};
 
 /// Makes the directories that mount points and files of the plan lie in, where they are not the
@@ -28,8 +29,11 @@ pub(super) fn lay(plan: &Plan, lower: &OwnedFd, upper: &OwnedFd) -> io::Result<(
     let is_own =
         |stat: &FileStat| stat.st_uid == plan.uid.as_raw() && stat.st_gid == plan.gid.as_raw();
     let mut done: Vec<PathBuf> = Vec::new();
-    for mount in &plan.mounts {
-        let target = mount.target();
+    let mut parents = BTreeSet::new();
+    for target in plan.mounts.iter().map(Mount::target) {
+        if !parents.insert(target.parent()) {
+            continue;
+        }
         let Some(dir) = nearest(lower.as_fd(), target) else { continue };
         if is_own(&fstat(&dir)?) {
             continue;

@@ -123,8 +123,12 @@ pub(crate) fn find(
         true => root.join("dev"),
         false => PathBuf::from("/dev"),
     };
+    // First, so that nodes without a GPU need not list their devices at each start.
+    if !dev.join("nvidiactl").exists() {
+        return None;
+    }
     let cards = entries(&dev, |name| is_numbered(name, "nvidia"));
-    if !dev.join("nvidiactl").exists() || cards.is_empty() {
+    if cards.is_empty() {
         return None;
     }
     let wants = |capability: Capability| {
