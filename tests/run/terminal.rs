@@ -152,6 +152,8 @@ fn signals_reach_the_program() {
             SITE.command(&[options, &[&image, "sh", "-c", "echo in; exec cat"]].concat());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
         let mut child = command.spawn().expect("start shifter");
+        // Not what ends it: waiting for it would close this.
+        let _stdin = child.stdin.take();
         let mut byte = [0];
         child.stdout.as_mut().expect("piped").read_exact(&mut byte).expect("it is in");
         kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).expect("it is there");
