@@ -66,7 +66,8 @@ fn symbolic_links_lead_nowhere_but_into_the_tree() {
                 ]),
                 Gives(
                     "l c -> /proc/self/cwd; f proc/self/cwd/secret=X; \
-                     l r -> /proc/self/root; f proc/self/root/HOME/secret=X; \
+                     l r -> /proc/self/root; f proc/self/root\
+                     /HOME/secret=X; \
                      l d -> /proc/self/fd/3; f proc/self/fd/3/x=X",
                 ),
             ),
