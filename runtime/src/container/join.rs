@@ -195,8 +195,9 @@ impl Step {
         self.dir.try_clone()
     }
 
-    /// Enters the step's container: joins a rank that is in, or builds as the first. Lets the next
-    /// rank go on after that; on an error that waits until `self` is dropped, or the process ends.
+    /// Enters the step's container: joins it by way of a rank that is in, or of who saves it, or builds
+    /// it. Lets the next rank go on after that; on an error that waits until `self` is dropped, or the
+    /// process ends.
     pub fn enter<'p>(&mut self, plan: &'p Plan) -> Result<Container<'p>, Error> {
         let ranks = self
             .file(RANKS, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND)
@@ -213,7 +214,7 @@ impl Step {
         Ok(container)
     }
 
-    /// Joins the first rank that is alive.
+    /// Joins the container, if there is one.
     fn join(&self) -> Result<bool, Error> {
         let Some((user, mount)) = self.living()? else { return Ok(false) };
         enter_namespaces(&user, &mount)
@@ -221,9 +222,9 @@ impl Step {
         Ok(true)
     }
 
-    /// The user and the mount namespace of the first rank that is alive. One that lives and cannot be
-    /// looked at made itself so (prctl(2), `PR_SET_DUMPABLE`); MPI cannot reach it either, so nothing is
-    /// lost by building anew.
+    /// The container's user and mount namespace, by way of the first rank that is alive, or of who keeps
+    /// them open to save it. A rank that lives and cannot be looked at made itself so (prctl(2),
+    /// `PR_SET_DUMPABLE`); MPI cannot reach it either, so nothing is lost by building anew.
     fn living(&self) -> Result<Option<(File, File)>, Error> {
         let lines = |name| -> Result<String, Error> {
             let mut lines = String::new();

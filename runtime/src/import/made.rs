@@ -70,13 +70,15 @@ pub(super) fn image(made: Made, workshop: &Workshop<'_>) -> Local {
     Local { documents, files, check_diff_ids: false }
 }
 
-/// What the user says, and else what the file does.
+/// What the user says, and else what the file does. As in docker, another entrypoint than the file's takes
+/// no arguments from it.
 fn over(said: &RunConfig, own: RunConfig) -> RunConfig {
     let words = |said: &Vec<String>, own| if said.is_empty() { own } else { said.clone() };
+    let cmd = if said.entrypoint.is_empty() { own.cmd } else { Vec::new() };
     RunConfig {
         env: words(&said.env, own.env),
         entrypoint: words(&said.entrypoint, own.entrypoint),
-        cmd: words(&said.cmd, own.cmd),
+        cmd: words(&said.cmd, cmd),
         working_dir: match &*said.working_dir {
             "" => own.working_dir,
             dir => dir.to_owned(),
@@ -183,6 +185,27 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn what_a_file_says_holds_where_the_user_says_nothing() {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let run = |env, entrypoint, cmd, dir: &str| RunConfig {
+            env: words(env),
+            entrypoint: words(entrypoint),
+            cmd: words(cmd),
+            working_dir: dir.to_owned(),
+            ..RunConfig::default()
+        };
+        let own = run(&["A=1"], &["own"], &["own-cmd"], "/own");
+        for (said, expected) in [
+            (RunConfig::default(), own.clone()),
+            (run(&[], &[], &["x"], "/x"), run(&["A=1"], &["own"], &["x"], "/x")),
+            (run(&["B=2"], &["x"], &[], ""), run(&["B=2"], &["x"], &[], "/own")),
+            (run(&[], &["x"], &["y"], ""), run(&["A=1"], &["x"], &["y"], "/own")),
+        ] {
+            assert_eq!(over(&said, own.clone()), expected);
+        }
+    }
 
     #[test]
     fn times_are_those_of_the_calendar() {
