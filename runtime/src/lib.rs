@@ -36,6 +36,7 @@
 //! | [`login`] | who somebody is at a registry |
 //! | [`squashfs`] | looking into an image that is one file |
 //! | [`request`] | what the SPANK plugin's two sides say to each other and to the launcher |
+//! | [`programs`] | where they are |
 //! | [`report`] | any error in one line, with the exit status |
 //!
 //! | the network half (feature `pull`) | |
@@ -44,6 +45,7 @@
 //! | [`layer`] | a tar stream → files under a directory descriptor; layers merged in order |
 //! | [`store`] | what lies where on disk, locks, atomic commit |
 //! | [`pull`] | all of it: name → [`Image`] |
+//! | [`cached`] | the same for what is here already, without the rest of this half |
 //! | [`repository`] | what images there are; removing them |
 //! | [`mod@import`] | files, archives and directories → the store |
 //!
@@ -57,9 +59,13 @@
 //! The halves do not know each other; `tests/architecture.rs` sees to that. The SPANK plugin is
 //! built without the network half.
 
+#[cfg(feature = "pull")]
+pub mod cached;
 pub mod config;
 pub mod container;
 pub mod digest;
+#[cfg(feature = "pull")]
+mod documents;
 pub mod environment;
 pub mod environment_file;
 pub mod host;
@@ -74,6 +80,7 @@ pub mod layer;
 pub mod login;
 pub mod oci;
 pub mod options;
+pub mod programs;
 #[cfg(feature = "pull")]
 pub mod pull;
 pub mod reference;

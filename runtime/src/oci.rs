@@ -182,6 +182,16 @@ pub enum Error {
     /// Readable in two ways (CVE-2021-41190).
     #[error("ambiguous manifest: {0}")]
     Ambiguous(&'static str),
+    /// A document of another length than its descriptor says.
+    #[error("manifest {digest}: expected {expected} bytes, got {got}")]
+    Size {
+        /// Which.
+        digest: Digest,
+        /// Bytes by the descriptor.
+        expected: u64,
+        /// Bytes that came.
+        got: u64,
+    },
     /// No image for this machine.
     #[error("no image for {wanted}; {}", offers(offered))]
     NoPlatform {

@@ -48,7 +48,8 @@ fn assert_does_not_name(modules: &[&str], forbidden: &[&str]) {
     }
 }
 
-const NETWORK: [&str; 6] = ["registry", "pull", "layer", "store", "import", "repository"];
+const NETWORK: [&str; 8] =
+    ["registry", "pull", "layer", "store", "import", "repository", "cached", "documents"];
 const KERNEL: [&str; 4] = ["container", "environment", "host", "inject"];
 
 #[test]

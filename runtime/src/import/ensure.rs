@@ -35,11 +35,13 @@ use super::{
     squashfs,
 };
 use crate::{
+    cached::{held, on_node},
     config::Config,
     digest::Digest,
+    documents::Documents,
     image::{Form, Hold, Image},
     oci::{ImageConfig, Platform, RunConfig},
-    pull::{self, Event, To, ensure_local, here},
+    pull::{self, Event, To, ensure_local},
     source::{Kind, OnDisk, Source},
     store::Node,
     sys::beneath,
@@ -63,7 +65,7 @@ pub fn ensure(
     let source = Source::OnDisk(place.clone());
     let node = Node::open(&config.node_dir).map_err(pull::Error::Node)?;
     if let Some(digest) = known
-        && let Some(image) = here(&node, &source, digest, config)?
+        && let Some(image) = on_node(&node, &source, digest).map_err(pull::Error::Node)?
     {
         return Ok(with_environment(image));
     }
@@ -76,6 +78,29 @@ pub fn ensure(
         Kind::Squashfs => unsquashed(&source, &input, &node, config, tell)?,
     };
     Ok(with_environment(image))
+}
+
+/// Finds an image for which [`ensure()`] would have nothing to do. What an OCI layout names is only known by
+/// its documents, which are that function's to read.
+pub(crate) fn find(place: &OnDisk, known: Option<&Digest>, node: &Node) -> Option<Image> {
+    let source = Source::OnDisk(place.clone());
+    if let Some(image) = known.and_then(|digest| on_node(node, &source, digest).ok().flatten()) {
+        return Some(with_environment(image));
+    }
+    let (path, name, kind) = place.find().ok()?;
+    let input = Input::at(path, name);
+    let image = match kind {
+        Kind::Tree => in_place(source, &input, node).ok(),
+        Kind::Layout => None,
+        Kind::Tar(_) => {
+            noted(node, &source, &key(&Identity::of(&input.path).ok()?, &source)).ok()?
+        }
+        Kind::Squashfs => {
+            let documents = documents_of(&input, &Identity::of(&input.path).ok()?).ok()?;
+            held(node, &source, documents.digest, &documents.config).ok()?
+        }
+    };
+    image.map(with_environment)
 }
 
 /// A directory is not copied: it is what lies below the container's own layer.
@@ -118,16 +143,12 @@ fn once(
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Image, Error> {
     let identity = Identity::of(&input.path)?;
-    let key = Digest::of(format!("{identity} {source}").as_bytes());
-    let noted = || match node.remembered(&key) {
-        Some(digest) => here(node, source, &digest, config),
-        None => Ok(None),
-    };
-    if let Some(image) = noted()? {
+    let key = key(&identity, source);
+    if let Some(image) = noted(node, source, &key)? {
         return Ok(image);
     }
     let _lock = node.lock(&key, || tell(Event::Waiting)).map_err(pull::Error::Node)?;
-    if let Some(image) = noted()? {
+    if let Some(image) = noted(node, source, &key)? {
         return Ok(image);
     }
     let image = read(place, source, input, config, tell)?;
@@ -136,8 +157,20 @@ fn once(
     Ok(image)
 }
 
-/// A squashfs file is not read to find out what it is called: what stat(2) says of it is enough, and how
-/// it is run is written behind it.
+/// By what a file that was read is known again.
+fn key(identity: &Identity, source: &Source) -> Digest {
+    Digest::of(format!("{identity} {source}").as_bytes())
+}
+
+/// The image that was read from a file before, if it is still here.
+fn noted(node: &Node, source: &Source, key: &Digest) -> Result<Option<Image>, Error> {
+    match node.remembered(key) {
+        Some(digest) => Ok(on_node(node, source, &digest).map_err(pull::Error::Node)?),
+        None => Ok(None),
+    }
+}
+
+/// A squashfs file is not read to find out what it is called.
 fn unsquashed(
     source: &Source,
     input: &Input,
@@ -146,15 +179,13 @@ fn unsquashed(
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Image, Error> {
     let identity = Identity::of(&input.path)?;
-    let (created, run) = (made::time_of(&input.path, false), squashfs::run_config(input)?);
-    let documents = made::nameless(&identity.to_string(), &created, run);
+    let documents = documents_of(input, &identity)?;
     let digest = documents.digest;
     // Several times, should somebody else remove it as fast as it comes.
     for _ in 0..pull::MAX_BRINGS {
-        if let Some((rootfs, hold)) = node.hold(&digest).map_err(pull::Error::Node)? {
-            node.note(&digest, source);
-            let (source, config) = (source.clone(), documents.config);
-            return Ok(Image { source, digest, config, rootfs, form: Form::Tree, hold });
+        let image = held(node, source, digest.clone(), &documents.config);
+        if let Some(image) = image.map_err(pull::Error::Node)? {
+            return Ok(image);
         }
         let lock = node.lock(&digest, || tell(Event::Waiting)).map_err(pull::Error::Node)?;
         if node.tree(&digest).is_some() {
@@ -168,6 +199,13 @@ fn unsquashed(
         }
     }
     Err(pull::Error::Removed { digest }.into())
+}
+
+/// The documents of a squashfs file: what stat(2) says of it is enough to name it, and how it is run is
+/// written behind it.
+fn documents_of(input: &Input, identity: &Identity) -> Result<Documents, Error> {
+    let (created, run) = (made::time_of(&input.path, false), squashfs::run_config(input)?);
+    Ok(made::nameless(&identity.to_string(), &created, run))
 }
 
 /// What tells a file from all others on this node, and from what it was before.

@@ -1,12 +1,13 @@
 //! OCI image layouts, as directories and in archives (image-layout.md).
 
-use std::{cell::RefCell, collections::HashMap};
+use std::collections::HashMap;
 
 use super::{Error, archive::Place, input::Input, other_content, pack::Workshop};
 use crate::{
     digest::Digest,
+    documents::{self, Part},
     oci::{self, Descriptor, Document},
-    pull::{self, Local},
+    pull::Local,
 };
 
 /// Annotations that name an image, by OCI and by containerd, whose `ctr export` docker uses.
@@ -24,28 +25,16 @@ pub(super) fn open(input: &Input, place: &Place, workshop: &Workshop<'_>) -> Res
     };
     let image = choose(&images, input, workshop)?;
     let blob = |digest: &Digest| format!("blobs/sha256/{}", digest.hex());
-    // The first thing that went wrong, which says more than what comes of it.
-    let trouble = RefCell::new(None);
-    let here = |digest: &Digest| {
-        let name = blob(digest);
-        let read = place.read(&name, input).and_then(|bytes| {
-            let bytes = bytes.ok_or_else(|| missing(name.clone()))?;
-            match Digest::of(&bytes) {
-                got if got == *digest => Ok(bytes),
-                got => Err(other_content(&input.shown, name, digest, &got)),
-            }
-        });
-        Ok(read.map_err(|error| _ = trouble.borrow_mut().get_or_insert(error)).ok())
+    let mut read = |part: Part<'_>| {
+        let (digest, name) = (part.digest(), blob(part.digest()));
+        let bytes = place.read(&name, input)?.ok_or_else(|| missing(name.clone()))?;
+        match Digest::of(&bytes) {
+            got if got == *digest => Ok((bytes, None)),
+            got => Err(other_content(&input.shown, name, digest, &got)),
+        }
     };
-    let found =
-        Local::find(image.digest.clone(), &workshop.options.platform, workshop.config, &here);
-    if let Some(error) = trouble.take() {
-        return Err(error);
-    }
-    let documents = found.map_err(|error| match error {
-        pull::Error::Document(source) => document(source),
-        error => error.into(),
-    })?;
+    let platform = &workshop.options.platform;
+    let documents = documents::find(image.digest.clone(), platform, &mut read, &document)?;
     let size = documents.raw.first().map_or(0, |(_, bytes)| bytes.len() as u64);
     if size != image.size {
         return Err(other_size(input, blob(&image.digest), image.size, size));

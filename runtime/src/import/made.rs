@@ -12,8 +12,9 @@ use serde_json::json;
 use super::pack::Workshop;
 use crate::{
     digest::Digest,
+    documents::Documents,
     oci::{Compression, Descriptor, ImageConfig, MANIFEST_TYPES, Manifest, Platform, RunConfig},
-    pull::{Documents, Extent, Local},
+    pull::{Extent, Local},
 };
 
 pub(super) const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";

@@ -32,6 +32,7 @@ use std::{
 };
 
 pub use self::ensure::ensure;
+pub(crate) use self::ensure::find;
 use self::{input::Input, made::Made, pack::Workshop};
 use crate::{
     config::Config,

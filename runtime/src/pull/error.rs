@@ -24,16 +24,6 @@ pub enum Error {
     /// The node directory.
     #[error(transparent)]
     Node(store::Error),
-    /// A document of another length than its descriptor says.
-    #[error("manifest {digest}: expected {expected} bytes, got {got}")]
-    DocumentSize {
-        /// Which.
-        digest: Digest,
-        /// Bytes by the descriptor.
-        expected: u64,
-        /// Bytes that came.
-        got: u64,
-    },
     /// A layer that is no valid archive, or not a harmless one.
     #[error("layer {digest}")]
     Layer {

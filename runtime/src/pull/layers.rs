@@ -14,12 +14,12 @@ use std::{
 
 use super::{
     Error, Event, Pull, TICK, cores,
-    documents::Documents,
     event::{Flight, Summary, Troubles},
     stream::{self, Finished, Job, Meter, Source},
 };
 use crate::{
     digest::Digest,
+    documents::Documents,
     layer::{self, Expanded, Limits},
     oci::Descriptor,
     store::{Limit, Node, Stage, Store},

@@ -8,15 +8,13 @@ use std::{
     path::PathBuf,
 };
 
-use super::{
-    Documents, Error, Event, MAX_BRINGS, Pull, Pulled, Remote, To,
-    documents::{self, found_in},
-};
+use super::{Error, Event, MAX_BRINGS, Pull, Pulled, Remote, To};
 use crate::{
+    cached,
     config::Config,
     digest::Digest,
-    image::{Form, Image},
-    oci::{ImageConfig, Platform},
+    documents::Documents,
+    image::Image,
     reference::Reference,
     source::Source,
     store::{self, Node, Store},
@@ -49,19 +47,6 @@ pub(crate) struct Local {
     pub(crate) files: HashMap<Digest, Extent>,
     /// Nothing but the configuration vouches for the content of the layers.
     pub(crate) check_diff_ids: bool,
-}
-
-impl Local {
-    /// Finds the documents, from `resolved` on, in what `here` reads by digest.
-    pub(crate) fn find(
-        resolved: Digest,
-        platform: &Platform,
-        config: &Config,
-        here: &documents::Here<'_>,
-    ) -> Result<Documents, Error> {
-        let remote = Remote::new(None, config);
-        documents::find(resolved, here, platform, &remote, &mut |_| {})
-    }
 }
 
 /// Brings an image from files to where a pull would put it, under the name `reference`.
@@ -105,39 +90,13 @@ pub(crate) fn ensure_local(
     for _ in 0..MAX_BRINGS {
         pull.bring(&documents, tell)?;
         // Between the two, another process may have removed it.
-        if let Some(image) = image(&node, source, documents.digest.clone(), &documents.config)? {
+        let digest = documents.digest.clone();
+        let held = cached::held(&node, source, digest, &documents.config).map_err(Error::Node)?;
+        if let Some(image) = held {
             return Ok(image);
         }
     }
     Err(Error::Removed { digest: documents.digest })
-}
-
-/// The image of which this is the manifest's digest, if it is on this node.
-pub(crate) fn here(
-    node: &Node,
-    source: &Source,
-    digest: &Digest,
-    config: &Config,
-) -> Result<Option<Image>, Error> {
-    let blobs = [node.blobs()];
-    let found = Local::find(digest.clone(), &Platform::host(), config, &found_in(&blobs));
-    // Documents that are gone are no trouble: all of it is brought again.
-    let Ok(documents) = found else { return Ok(None) };
-    image(node, source, documents.digest, &documents.config)
-}
-
-fn image(
-    node: &Node,
-    source: &Source,
-    digest: Digest,
-    config: &ImageConfig,
-) -> Result<Option<Image>, Error> {
-    let held = node.hold(&digest).map_err(Error::Node)?;
-    Ok(held.map(|(rootfs, hold)| {
-        node.note(&digest, source);
-        let (source, config) = (source.clone(), config.clone());
-        Image { source, digest, config, rootfs, form: Form::Tree, hold }
-    }))
 }
 
 fn take(pull: &mut Pull<'_>, local: Local) -> Result<Documents, Error> {

@@ -10,7 +10,6 @@
 //! One pass, bounded memory. Nothing has its final name before all of it is verified.
 
 mod chunks;
-mod documents;
 mod error;
 mod event;
 mod fan;
@@ -36,22 +35,23 @@ use std::{
 
 use nix::sys::signal::Signal;
 
-pub(crate) use self::{
-    documents::Documents,
-    error::no_space,
-    layers::limits,
-    local::{Extent, Local, bring, ensure_local, here},
-    stream::decoder,
-};
-use self::{documents::found_in, error::no_files, event::Troubles, fan::Feed};
 pub use self::{
     error::Error,
     event::{Event, Flight, Layer, Span, Summary},
     fan::{Failure, Fleet, tidy},
 };
+use self::{error::no_files, event::Troubles, fan::Feed};
+pub(crate) use self::{
+    error::no_space,
+    layers::limits,
+    local::{Extent, Local, bring, ensure_local},
+    stream::decoder,
+};
 use crate::{
+    cached,
     config::{Config, SquashfsRun},
     digest::Digest,
+    documents::{self, Documents, Found, Part, document_in},
     image::{Form, Hold, Image},
     oci::{Descriptor, Platform},
     options::Tag,
@@ -197,13 +197,12 @@ pub fn ensure_in(
     for _ in 0..MAX_BRINGS {
         pull.bring(&documents, tell)?;
         // Between the two, another process may have removed it.
-        let Some((rootfs, hold)) = node.hold(&documents.digest).map_err(Error::Node)? else {
-            continue;
-        };
-        pull.note(&documents);
-        let (source, digest) = (reference.clone().into(), documents.digest);
-        let (config, form) = (documents.config, Form::Tree);
-        return Ok(Image { source, digest, config, rootfs, form, hold });
+        let (source, digest) = (reference.clone().into(), documents.digest.clone());
+        let held = cached::held(node, &source, digest, &documents.config).map_err(Error::Node)?;
+        if let Some(image) = held {
+            pull.store.iter().for_each(|store| store.touch(&image.digest));
+            return Ok(image);
+        }
     }
     Err(Error::Removed { digest: documents.digest })
 }
@@ -244,6 +243,21 @@ impl<'a> Remote<'a> {
         let tell = Arc::new(move |trouble: &str| troubles.add(trouble.to_owned()));
         let registry = registry::Registry::connect(reference, self.config).telling(tell);
         Ok(self.connected.get_or_init(|| Connected { executor, registry: registry.into() }))
+    }
+
+    /// Asks the registry for a document.
+    fn fetch(&self, part: Part<'_>, tell: &mut dyn FnMut(Event<'_>)) -> Result<Found, Error> {
+        let connected = self.get()?;
+        let registry = &connected.registry;
+        match part {
+            Part::Manifest(digest) => {
+                let fetched = self.wait(connected, registry.manifest(digest.as_str()), tell)?;
+                Ok((fetched.bytes, fetched.content_type))
+            }
+            Part::Config(config) => {
+                Ok((self.wait(connected, registry.document(config), tell)?, None))
+            }
+        }
     }
 
     /// Waits for an answer, and tells what happens meanwhile.
@@ -349,19 +363,12 @@ impl<'a> Pull<'a> {
     /// on this node already is quicker from there.
     fn mountable(&self, documents: &Documents) -> Result<Option<PathBuf>, Error> {
         let (run, image) = (self.config.squashfs.run, &documents.digest);
-        let mut stores = self.shared().chain(&self.store);
-        let is_expanded = self.node.as_ref().is_some_and(|node| node.tree(image).is_some());
-        if run == SquashfsRun::Expand || (run == SquashfsRun::Auto && is_expanded) {
+        let is_expanded = || self.node.as_ref().is_some_and(|node| node.tree(image).is_some());
+        if run == SquashfsRun::Auto && is_expanded() {
             return Ok(None);
         }
-        let found: Vec<_> = stores.by_ref().filter_map(|store| store.squashfs(image)).collect();
-        match (found.iter().find(|squashfs| squashfs.is_own), found.first()) {
-            (Some(own), _) => Ok(Some(own.path.clone())),
-            (None, Some(foreign)) if run == SquashfsRun::Mount => {
-                Err(Error::Foreign { path: foreign.path.clone() })
-            }
-            (None, _) => Ok(None),
-        }
+        let stores = self.shared().chain(&self.store);
+        cached::mountable(stores, image, run).map_err(|path| Error::Foreign { path })
     }
 
     /// Finds out what the name stands for, if that is not `known`.
@@ -391,13 +398,20 @@ impl<'a> Pull<'a> {
         let resolved = self.resolve(known, tell)?;
         let stores = self.shared().chain(&self.store).map(Store::blobs);
         let local: Vec<_> = stores.chain(self.node.iter().map(Node::blobs)).collect();
-        let is_here = |digest: &Digest| local.iter().any(|blobs| blobs.document(digest).is_some());
-        let Some(node) = self.node.as_ref().filter(|_| !is_here(&resolved)) else {
-            return documents::find(resolved, &found_in(&local), platform, self.remote, tell);
+        let find = |resolved: Digest, tell: &mut dyn FnMut(Event<'_>)| {
+            let mut fetch = |part: Part<'_>| match document_in(&local, part.digest()) {
+                Some(bytes) => Ok((bytes, None)),
+                None => self.remote.fetch(part, tell),
+            };
+            documents::find(resolved, platform, &mut fetch, &Error::Document)
+        };
+        let is_here = document_in(&local, &resolved).is_some();
+        let Some(node) = self.node.as_ref().filter(|_| !is_here) else {
+            return find(resolved, tell);
         };
         // One process asks for all that are at it on this node.
         let _lock = node.lock(&resolved, || tell(Event::Waiting)).map_err(Error::Node)?;
-        let documents = documents::find(resolved, &found_in(&local), platform, self.remote, tell)?;
+        let documents = find(resolved, tell)?;
         for (digest, document) in &documents.raw {
             let put = node.blobs().put_document(digest, document);
             put.map_err(|error| no_files(Error::Node(error), node))?;

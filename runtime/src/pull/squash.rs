@@ -1,7 +1,8 @@
 //! The image as one file in the store, besides its layers.
 
-use super::{Documents, Error, Event, Pull};
+use super::{Error, Event, Pull};
 use crate::{
+    documents::Documents,
     squashfs,
     store::{Draft, Store},
     sys::interrupt::Caught,

@@ -121,7 +121,7 @@ impl From<&crate::pull::Error> for Report {
                 "write one of your own (shifter pull --squashfs), or let it be expanded: set \
                  SHIFTER_SQUASHFS_RUN=auto",
             ),
-            Error::DocumentSize { .. }
+            Error::Document(crate::oci::Error::Size { .. })
             | Error::DiffId { .. }
             | Error::Inflate { .. }
             | Error::Layer { source: crate::layer::Error::Malformed { .. }, .. } => {
@@ -189,7 +189,8 @@ impl From<&crate::import::Error> for Report {
                 pull::Error::DiffId { .. }
                 | pull::Error::Inflate { .. }
                 | pull::Error::Layer { source: layer::Error::Malformed { .. }, .. },
-            ) => AGAIN,
+            )
+            | Error::Document { source: crate::oci::Error::Size { .. }, .. } => AGAIN,
             Error::Pull(error) => return error.into(),
             Error::System { .. }
             | Error::Program { .. }

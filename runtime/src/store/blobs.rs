@@ -12,6 +12,9 @@ use crate::{
     oci::{Descriptor, MAX_DOCUMENT},
 };
 
+/// Most documents are shorter than so many bytes, and read at once.
+const TYPICAL_DOCUMENT: usize = 16 << 10;
+
 /// `blobs/sha256/` beneath a store, and the `partial/` that feeds it.
 #[derive(Debug, Clone)]
 pub struct Blobs {
@@ -78,7 +81,7 @@ impl Blobs {
     pub(super) fn read_document(&self, digest: &Digest) -> Result<Option<Vec<u8>>, Error> {
         let path = self.path(digest);
         let read = || -> io::Result<_> {
-            let mut bytes = Vec::new();
+            let mut bytes = Vec::with_capacity(TYPICAL_DOCUMENT);
             File::open(&path)?.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes)?;
             Ok(Some(bytes).filter(|bytes| Digest::of(bytes) == *digest))
         };

@@ -22,6 +22,10 @@ use crate::{digest::Digest, image::Hold, layer};
 /// and a directory that its owner cannot write to cannot be moved.
 pub(crate) const ROOTFS: &str = "rootfs";
 
+/// What lies in it, in the order in which it is made. The last one is empty, and the first that those go for
+/// who remove what is empty and old.
+const PLACES: [&str; 6] = ["blobs/sha256", "trees", "partial", "locks", "steps", "mnt"];
+
 /// The node directory of one user.
 #[derive(Debug, Clone)]
 pub struct Node {
@@ -35,21 +39,23 @@ impl Node {
     /// Its name can be guessed and its parent is often world-writable: it is used only if it is a
     /// directory of the caller that is closed to all others (SECURITY A3).
     pub fn open(root: &Path) -> Result<Node, Error> {
-        let make = |dir: &Path, recursive| match DirBuilder::new()
-            .mode(0o700)
-            .recursive(recursive)
-            .create(dir)
-        {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-                Err(Error::new("create node directory", dir, e))
-            }
-            _ => Ok(()),
-        };
         make(root, false)?;
-        let metadata = fs::symlink_metadata(root);
-        let metadata = metadata.map_err(|e| Error::new("open node directory", root, e))?;
-        let refuse = |why: &str| {
-            Err(Error::new("open node directory", root, io::Error::other(why.to_owned())))
+        match Node::existing(root)? {
+            Some(node) => Ok(node),
+            None => {
+                let gone = io::Error::from(io::ErrorKind::NotFound);
+                Err(Error::new("open node directory", root, gone))
+            }
+        }
+    }
+
+    /// The same, if there is one.
+    pub fn existing(root: &Path) -> Result<Option<Node>, Error> {
+        let failed = |error| Error::new("open node directory", root, error);
+        let refuse = |why: &str| Err(failed(io::Error::other(why.to_owned())));
+        let metadata = match fs::symlink_metadata(root) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            metadata => metadata.map_err(failed)?,
         };
         if !metadata.is_dir() {
             return refuse("not a directory");
@@ -66,18 +72,11 @@ impl Node {
             fs::set_permissions(root, fs::Permissions::from_mode(0o700))
                 .map_err(|e| Error::new("set mode of node directory", root, e))?;
         }
-        for dir in ["blobs/sha256", "trees", "partial", "locks", "steps", "mnt"] {
-            make(&root.join(dir), true)?;
+        // One after the other: where the last one is, are all.
+        if !root.join(PLACES[PLACES.len() - 1]).is_dir() {
+            PLACES.iter().try_for_each(|dir| make(&root.join(dir), true))?;
         }
-        Ok(Node { root: root.to_owned(), blobs: Blobs::at(root) })
-    }
-
-    /// Opens the node directory, if there is one.
-    pub fn existing(root: &Path) -> Result<Option<Node>, Error> {
-        match fs::symlink_metadata(root) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            _ => Node::open(root).map(Some),
-        }
+        Ok(Some(Node { root: root.to_owned(), blobs: Blobs::at(root) }))
     }
 
     /// The directory itself.
@@ -146,11 +145,12 @@ impl Node {
     }
 
     /// The expanded image whose manifest has this digest, if it is here, and what keeps it here.
-    /// Waits for who is about to remove it.
+    /// Waits for who is about to remove it, and not for who is about to make it.
     pub fn hold(&self, manifest: &Digest) -> Result<Option<(PathBuf, Hold)>, Error> {
+        let Some(tree) = self.tree(manifest) else { return Ok(None) };
         let file = self.lock_file(manifest)?;
         file.lock_shared().map_err(|e| Error::new("lock", self.lock_path(manifest), e))?;
-        Ok(self.tree(manifest).map(|tree| (tree, Hold::from(file))))
+        Ok(tree.is_dir().then(|| (tree, Hold::from(file))))
     }
 
     /// Becomes the one process that has to do with the image, unless there is another one.
@@ -220,6 +220,16 @@ impl Node {
         let file =
             OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         file.map_err(|e| Error::new("lock", path, e))
+    }
+}
+
+/// Makes a directory that nobody else can enter, unless there is one.
+fn make(dir: &Path, recursive: bool) -> Result<(), Error> {
+    match DirBuilder::new().mode(0o700).recursive(recursive).create(dir) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            Err(Error::new("create node directory", dir, e))
+        }
+        _ => Ok(()),
     }
 }
 

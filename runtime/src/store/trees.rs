@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    io::Write as _,
+    io::{self, Write as _},
     os::fd::AsFd,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -96,15 +96,17 @@ impl Node {
         let name = source.to_string();
         let is_pinned =
             matches!(source, Source::Registry(reference) if reference.digest().is_some());
-        let mut known = names(&tree);
+        let file = File::open(tree.join(NAMES)).ok();
+        let text = file.as_ref().and_then(|file| io::read_to_string(file).ok()).unwrap_or_default();
+        let mut known: Vec<_> = text.lines().map(str::to_owned).collect();
         // A rank of a step asks by the digest that the first rank found for the name.
         let unpinned = name.split('@').next().filter(|_| is_pinned).unwrap_or(&name);
         if known.iter().any(|known| *known == name || known == unpinned) {
-            let age = fs::metadata(tree.join(NAMES)).and_then(|file| file.modified()).ok();
-            let age = age.and_then(|at| SystemTime::now().duration_since(at).ok());
+            let Some(file) = file else { return };
+            let used = file.metadata().and_then(|file| file.modified()).ok();
+            let age = used.and_then(|at| SystemTime::now().duration_since(at).ok());
             if age.is_some_and(|age| age > EXACT) {
-                let _ = File::open(tree.join(NAMES))
-                    .map(|file| futimens(file, &TimeSpec::UTIME_OMIT, &TimeSpec::UTIME_NOW));
+                let _ = futimens(file, &TimeSpec::UTIME_OMIT, &TimeSpec::UTIME_NOW);
             }
             return;
         }
@@ -222,6 +224,11 @@ impl Node {
     /// Removes what dead processes left in `partial/`, and what was sent to them.
     pub fn clean(&self) {
         self.sweep(None);
+        self.sweep_sent();
+    }
+
+    /// Removes what other nodes have sent here for steps that are over, or were killed.
+    pub fn sweep_sent(&self) {
         sent::sweep(&sent::place(self));
     }
 

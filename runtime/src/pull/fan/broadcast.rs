@@ -32,13 +32,15 @@ use nix::{
 };
 
 use super::{
-    Documents, Error, Event, Feed, Fleet, Note, Outcome, Over, Pull, Remote, Wish, failure,
+    Error, Event, Feed, Fleet, Note, Outcome, Over, Pull, Remote, Wish, failure,
     feed::{Sight, Standing},
     is_for_all,
 };
 use crate::{
     digest::Digest,
+    documents::Documents,
     oci::{Descriptor, Platform},
+    programs::{self, SHIFTER},
     registry::chance,
     request::{NO_REQUEST, REQUEST_VAR},
     store::{Blobs, Node, Store, sent},
@@ -174,7 +176,7 @@ pub(super) fn tidy(node: &Path, prefix: &str, image: &Digest) {
 /// effort: otherwise it is swept by the user's next step there.
 fn tidy_everywhere(wish: &Wish<'_>, inbox: &Inbox, image: &Digest) {
     let fleet = wish.fleet;
-    let (Some(job), Ok(program)) = (fleet.step.split('.').next(), env::current_exe()) else {
+    let (Some(job), Ok(program)) = (fleet.step.split('.').next(), programs::path(SHIFTER)) else {
         return;
     };
     // This process will be the user's program, which knows nothing of a child.

@@ -25,15 +25,16 @@ use serde::{Deserialize, Serialize};
 use self::broadcast::Inbox;
 pub(super) use self::feed::Feed;
 pub use self::{feed::Failure, fleet::Fleet};
-use super::{Documents, Error, Event, Local, Pull, Remote, documents::found_in};
+use super::{Error, Event, Pull, Remote};
 use crate::{
     config::{Config, FanOut},
     digest::Digest,
+    documents::{self, Documents},
     oci::Platform,
     reference::Reference,
     registry::chance,
     report::Report,
-    store::{Dead, Node, Store, sent},
+    store::{Dead, Node, Store},
 };
 
 /// How often an image is waited for whose leaders die. After that, each node pulls for itself.
@@ -137,7 +138,7 @@ pub(super) fn bring(
 ) -> Result<Option<Digest>, Error> {
     let known = known.or_else(|| reference.digest().cloned());
     let mut wish = Wish { reference, known, fleet, config, dead: Vec::new() };
-    sent::sweep(&sent::place(&Node::open(&config.node_dir).map_err(Error::Node)?));
+    Node::open(&config.node_dir).map_err(Error::Node)?.sweep_sent();
     if wish.is_here()? {
         return Ok(wish.known);
     }
@@ -221,8 +222,7 @@ impl Pull<'_> {
     fn documents_here(&self, resolved: &Digest) -> Option<Documents> {
         let stores = self.shared().chain(&self.store).map(Store::blobs);
         let local: Vec<_> = stores.chain(self.node.iter().map(Node::blobs)).collect();
-        let (resolved, platform) = (resolved.clone(), Platform::host());
-        Local::find(resolved, &platform, self.config, &found_in(&local)).ok()
+        documents::stored(resolved, &Platform::host(), &local)
     }
 
     /// Makes the image's tree of what a leader brings.
