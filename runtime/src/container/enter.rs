@@ -33,7 +33,7 @@ use nix::{
     unistd::{chdir, chroot, fchdir, getuid, pivot_root},
 };
 
-use super::{Error, Mount, Plan, Presence, fuse::Server, ground, io_error, target::Root};
+use super::{Error, Mount, Plan, Presence, fuse::Server, ground::Ground, io_error, target::Root};
 use crate::{
     image::Form,
     kept,
@@ -63,9 +63,9 @@ pub(super) fn build(plan: &Plan) -> Result<(), Error> {
     let trees = clone_trees(plan)?;
     // 3. The root.
     let old_umask = umask(Mode::from_bits_retain(0o022));
-    let built = new_root(plan, &mount_point, server).and_then(|root| {
-        // 4. Everything into its place.
-        fill(plan, &mount_point, &root, trees)?;
+    let built = new_root(plan, &mount_point, server).and_then(|(root, filled)| {
+        // 4. Everything else into its place.
+        fill(plan, &mount_point, &root, trees, filled)?;
         if plan.options.root == Some(Access::ReadOnly) {
             remount_readonly(root.as_fd()).map_err(io_error("make read-only", "/"))?;
         }
@@ -79,13 +79,17 @@ pub(super) fn build(plan: &Plan) -> Result<(), Error> {
 /// Makes a directory for our own use, or makes sure that nobody else can have a hand in it: its
 /// name can be guessed, and `/dev/shm` is everybody's (SECURITY A3).
 pub(super) fn own_directory(path: &Path) -> Result<(), Error> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(io_error("make directory", path))?;
     let refuse = |problem| Err(Error::Untrusted { path: path.to_owned(), problem });
-    let dir = match open(path, DIR | OFlag::O_NOFOLLOW, Mode::empty()) {
+    let found = || open(path, DIR | OFlag::O_NOFOLLOW, Mode::empty());
+    let dir = match found() {
+        Err(Errno::ENOENT) => {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+            made.map_err(io_error("make directory", path))?;
+            found()
+        }
+        other => other,
+    };
+    let dir = match dir {
         Ok(dir) => dir,
         Err(Errno::ELOOP | Errno::ENOTDIR) => return refuse("it is not a directory"),
         Err(e) => return Err(io_error("open directory", path)(e.into())),
@@ -196,8 +200,13 @@ fn is_absent(error: &io::Error) -> bool {
     matches!(errno(error), Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES)
 }
 
-/// Mounts memory on `mount_point` and the overlay in it, and returns the overlay's root.
-fn new_root(plan: &Plan, mount_point: &Path, server: Option<Server>) -> Result<OwnedFd, Error> {
+/// Mounts memory on `mount_point` and the overlay in it. Returns the overlay's root, and how many of the
+/// plan's mounts are in it already.
+fn new_root(
+    plan: &Plan,
+    mount_point: &Path,
+    server: Option<Server>,
+) -> Result<(OwnedFd, usize), Error> {
     let at = |e: Errno| io_error("mount tmpfs on", mount_point)(e.into());
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     // Before the name below is hidden by what is mounted here.
@@ -212,6 +221,7 @@ fn new_root(plan: &Plan, mount_point: &Path, server: Option<Server>) -> Result<O
         openat(&tmpfs, name, DIR, Mode::empty())
     };
     // A source is a mere name. By this one, others see in mountinfo which image is in use here.
+    let is_new = kept.is_none();
     let Kept { upper, work, source } = match kept {
         Some(kept) => kept,
         None => Kept {
@@ -229,7 +239,10 @@ fn new_root(plan: &Plan, mount_point: &Path, server: Option<Server>) -> Result<O
         None => open(&plan.rootfs, DIR, Mode::empty())
             .map_err(|e| io_error("open image", &plan.rootfs)(e.into()))?,
     };
-    ground::lay(plan, &lower, &upper).map_err(io_error("make directories for", &plan.rootfs))?;
+    let failed = || io_error("make directories for", &plan.rootfs);
+    let ground = Ground::new(plan, &lower, &upper).map_err(failed())?;
+    let laid = if is_new { ground.lay_files()? } else { 0 };
+    ground.lay_directories(&plan.mounts[laid..]).map_err(failed())?;
 
     // Descriptors as paths: nothing to escape, nothing too long for mount(2)'s one page, and no
     // second walk. userxattr is what the kernel lets a user namespace have (overlayfs.rst).
@@ -242,7 +255,7 @@ fn new_root(plan: &Plan, mount_point: &Path, server: Option<Server>) -> Result<O
     let target = proc_path(root.as_fd());
     mount(Some(source.as_str()), target.as_str(), Some("overlay"), flags, Some(options.as_str()))
         .map_err(|errno| no_overlay(plan, errno))?;
-    openat(&tmpfs, "root", DIR, Mode::empty()).map_err(at)
+    Ok((openat(&tmpfs, "root", DIR, Mode::empty()).map_err(at)?, laid))
 }
 
 /// Where what is written goes, and what the overlay is mounted from.
@@ -285,10 +298,16 @@ fn no_overlay(plan: &Plan, errno: Errno) -> Error {
     Error::Overlay { rootfs: plan.rootfs.clone(), cause }
 }
 
-/// Puts the plan's files and mounts into the root.
-fn fill(plan: &Plan, own: &Path, root: &OwnedFd, trees: Vec<Option<OwnedFd>>) -> Result<(), Error> {
+/// Puts the plan's files and mounts into the root, but for the first ones, which are there.
+fn fill(
+    plan: &Plan,
+    own: &Path,
+    root: &OwnedFd,
+    trees: Vec<Option<OwnedFd>>,
+    filled: usize,
+) -> Result<(), Error> {
     let mut root = Root::new(root.as_fd()).map_err(io_error("look at", "/"))?;
-    for (number, (mount, tree)) in plan.mounts.iter().zip(trees).enumerate() {
+    for (number, (mount, tree)) in plan.mounts.iter().zip(trees).enumerate().skip(filled) {
         match (mount, tree) {
             (Mount::File { target, content }, _) => {
                 root.write(target, content).map_err(target_error(plan, target))?;
@@ -363,7 +382,7 @@ fn mount_error(source: &Path, target: &Path) -> impl FnOnce(io::Error) -> Error 
     move |source| Error::Mount { from, to, source }
 }
 
-fn target_error(plan: &Plan, target: &Path) -> impl FnOnce(io::Error) -> Error {
+pub(super) fn target_error(plan: &Plan, target: &Path) -> impl FnOnce(io::Error) -> Error {
     let (path, image) = (target.to_owned(), plan.image.to_string());
     move |source| Error::Target { path, image, source }
 }

@@ -56,7 +56,8 @@ pub(super) fn read(root: BorrowedFd<'_>, path: &str) -> io::Result<Vec<u8>> {
     if !meta.is_file() || meta.len() > MAX_FILE {
         return Ok(Vec::new());
     }
-    let mut content = Vec::new();
+    // Room for the end as well, or it is looked for in small steps.
+    let mut content = Vec::with_capacity(meta.len() as usize + 1);
     file.take(MAX_FILE).read_to_end(&mut content)?;
     Ok(content)
 }

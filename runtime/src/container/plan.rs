@@ -197,6 +197,7 @@ pub fn plan(
     env: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Plan, Error> {
     check_paths(&run.options)?;
+    save::check(&run.options)?;
     let env: Vec<(OsString, OsString)> = env.into_iter().collect();
     let injection = inject::find(&run.options, config, &|wanted| {
         let found = env.iter().find(|(name, _)| name == wanted);

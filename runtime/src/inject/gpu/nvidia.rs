@@ -118,15 +118,11 @@ pub(crate) fn find(
     env: &dyn Fn(&str) -> Option<OsString>,
 ) -> Option<Found> {
     let root = &settings.driver_root;
-    // A driver in a tree of its own may have its devices there.
-    let dev = match root.join("dev/nvidiactl").exists() {
-        true => root.join("dev"),
-        false => PathBuf::from("/dev"),
-    };
-    // First, so that nodes without a GPU need not list their devices at each start.
-    if !dev.join("nvidiactl").exists() {
-        return None;
-    }
+    // A driver in a tree of its own may have its devices there. First, so that nodes without a GPU need
+    // not list their devices at each start.
+    let mut places = vec![root.join("dev"), PathBuf::from("/dev")];
+    places.dedup();
+    let dev = places.into_iter().find(|dev| dev.join("nvidiactl").exists())?;
     let cards = entries(&dev, |name| is_numbered(name, "nvidia"));
     if cards.is_empty() {
         return None;
