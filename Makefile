@@ -114,8 +114,9 @@ COMPLETIONS := bash:bash-completion/completions/shifter zsh:zsh/site-functions/_
 
 install: build
 	install -d $(BIN) $(dir $(DESTDIR)$(PLUGIN)) $(SHARE)/shifter $(dir $(SITE))
-	$(call put,755,$(RELEASE)/shifter,$(BIN)/shifter)
+	# In this order: the new one becomes the new other.
 	$(call put,755,$(RELEASE)/shifter-pull,$(BIN)/shifter-pull)
+	$(call put,755,$(RELEASE)/shifter,$(BIN)/shifter)
 	$(call put,755,$(RELEASE)/libshifter_spank.so,$(DESTDIR)$(PLUGIN))
 	install -m 644 runtime/src/default.toml $(SHARE)/shifter/shifter.toml
 	for file in plugstack.conf apparmor; do \

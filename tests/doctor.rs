@@ -111,6 +111,8 @@ fn slurm_is_looked_at() {
     assert_is(&outcome, "MPI", "works", "pmi2", None);
     let line = cluster.plugin_line();
     let plugin = line.split_whitespace().nth(1).expect("the plugin");
+    let alone = SANDBOX.make_dir("alone", 0o755).join("shifter");
+    std::fs::copy(SANDBOX.prefix().join("bin/shifter"), &alone).expect("copy");
     for (line, state, says) in [
         ("# nothing".to_owned(), "limited", "does not name the plugin"),
         (line.replace("required", "optional"), "limited", "is optional"),
@@ -118,6 +120,11 @@ fn slurm_is_looked_at() {
             format!("required {plugin} shifter=/nowhere/shifter"),
             "fails",
             "/nowhere/shifter is missing",
+        ),
+        (
+            format!("required {plugin} shifter={}", alone.display()),
+            "fails",
+            "/alone/shifter-pull: no such file",
         ),
         ("required /nowhere/shifter.so".to_owned(), "fails", "/nowhere/shifter.so"),
     ] {

@@ -14,14 +14,17 @@ use runtime::{
 
 use crate::{image, output};
 
-/// Reads an environment file for the caller, and says what it says in vain.
+/// Reads an environment file for the caller.
 pub(crate) fn load(name: &str, config: &Config) -> Result<Environment, Report> {
     let environment = Environment::load(name, &config.env_path, &|name| env::var_os(name));
-    let environment = environment.map_err(|e| Report::from(&e))?;
+    environment.map_err(|e| Report::from(&e))
+}
+
+/// Tells what an environment file says in vain.
+pub(crate) fn say_unheeded(environment: &Environment) {
     if let Some(unheeded) = environment.unheeded() {
         output::talk(None, &unheeded);
     }
-    Ok(environment)
 }
 
 /// The same where an image may be named as well; `None` if one is.

@@ -108,6 +108,11 @@ impl Common {
 }
 
 impl Flags {
+    /// Whether all files that are named here say the same to who reads them next: a pipe does not.
+    pub(crate) fn may_be_read_again(&self) -> bool {
+        self.env_file.iter().all(|file| file.is_file())
+    }
+
     /// The options that these flags stand for.
     pub(crate) fn options(&self, host: &Host) -> Result<Options, Report> {
         let usage = |e: options::ParseError| Report::from(&e);

@@ -2,14 +2,26 @@
 
 use std::env;
 
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
 use runtime::{
-    Config, Digest, Image, Reference, Source, import,
+    Config, Digest, Image, Options, Reference, Source, cached,
+    config::SquashfsRun,
+    container::fuse,
+    import,
     options::Tag,
     pull::{self, Event, Fleet},
     report::Report,
+    sys::{interrupt::is_orphan, process::use_all_cores},
 };
 
-use crate::output::{Progress, Style};
+use crate::{
+    become_shifter_pull,
+    launch::step_is_over,
+    output::{Progress, Style},
+};
 
 /// Reads what was typed in the working directory.
 pub(crate) fn typed(text: &str) -> Result<Source, Report> {
@@ -38,18 +50,43 @@ pub(crate) fn name_of(text: &str) -> String {
     }
 }
 
-/// Makes sure that an image is on this node, and returns it. `known` is the digest that it was found
-/// to have before, if it shall be the same one; `tag` says whether a tag has to be asked for again.
-/// `hear` is told all that happens. The other nodes of `fleet` want it too.
-pub(crate) fn ensure(
-    source: &Source,
-    known: Option<Digest>,
-    tag: Option<Tag>,
-    fleet: Option<&Fleet>,
-    config: &Config,
-    style: Style,
-    hear: &mut dyn FnMut(&Event<'_>),
-) -> Result<Image, Report> {
+/// An image that is wanted on this node.
+pub(crate) struct Wanted<'a> {
+    pub(crate) source: &'a Source,
+    /// The digest that it was found to have before, if it shall be the same one.
+    pub(crate) known: Option<Digest>,
+    /// Whether a tag has to be asked for again, if somebody has said so.
+    pub(crate) tag: Option<Tag>,
+    /// What the container is to be that is built on it.
+    pub(crate) options: &'a Options,
+    pub(crate) config: &'a Config,
+    /// This is a task of Slurm's; the other nodes of its step want the image too.
+    pub(crate) in_step: bool,
+    /// For whom it is told what happens.
+    pub(crate) style: Style,
+    /// Who else is told.
+    pub(crate) hear: &'a mut dyn FnMut(&Event<'_>),
+}
+
+/// How a program comes by an image.
+#[derive(Clone, Copy)]
+pub(crate) struct Bring {
+    /// It may take long, and what would make it vain is better known before.
+    pub(crate) is_long: bool,
+    pub(crate) image: fn(Wanted<'_>) -> Result<Image, Report>,
+}
+
+/// Pulls it, or expands it.
+pub(crate) const BRING: Bring = Bring { is_long: true, image: ensure };
+/// Leaves that to the other program.
+pub(crate) const FIND: Bring = Bring { is_long: false, image: here };
+
+/// Makes sure that an image is on this node, and returns it.
+pub(crate) fn ensure(wanted: Wanted<'_>) -> Result<Image, Report> {
+    let Wanted { source, known, tag, options, config, in_step, style, hear } = wanted;
+    let mut config = config.clone();
+    config.squashfs.run = fuse::choose(config.squashfs.run, options);
+    let _all_cores = in_step.then(Affinity::widen);
     match source {
         Source::Registry(reference) => {
             let pinned = match known {
@@ -62,7 +99,8 @@ pub(crate) fn ensure(
                 progress.tell(event);
             };
             let tag = tag.unwrap_or(Tag::Stored);
-            let image = pull::ensure_in(fleet, &pinned, tag, config, &mut tell)
+            let fleet = in_step.then(|| Fleet::of_this_task(|name| env::var(name).ok())).flatten();
+            let image = pull::ensure_in(fleet.as_ref(), &pinned, tag, &config, &mut tell)
                 .map_err(|e| Report::from(&e).during(format_args!("pull {reference}")))?;
             // Messages name it as the user did.
             Ok(Image { source: source.clone(), ..image })
@@ -73,7 +111,42 @@ pub(crate) fn ensure(
                 hear(&event);
                 progress.tell(event);
             };
-            import::ensure(place, known.as_ref(), config, &mut tell).map_err(|e| Report::from(&e))
+            let image = import::ensure(place, known.as_ref(), &config, &mut tell);
+            image.map_err(|e| Report::from(&e))
+        }
+    }
+}
+
+/// Returns an image that is on this node already. For any other this process becomes the program that
+/// can bring it.
+fn here(wanted: Wanted<'_>) -> Result<Image, Report> {
+    let Wanted { source, known, tag, options, config, .. } = wanted;
+    let may_mount = || fuse::choose(SquashfsRun::Auto, options) == SquashfsRun::Auto;
+    let tag = tag.unwrap_or(Tag::Stored);
+    let image = cached::find(source, known.as_ref(), tag, config, &may_mount);
+    image.ok_or_else(|| match is_orphan() {
+        // The other program would take whoever is its parent then for the one that it must not outlive.
+        true => step_is_over(),
+        false => become_shifter_pull(),
+    })
+}
+
+/// Slurm binds a task to its cores; a pull for the whole node takes all that the step has. The
+/// binding comes back when this is dropped.
+struct Affinity(Option<CpuSet>);
+
+impl Affinity {
+    fn widen() -> Affinity {
+        let own = sched_getaffinity(Pid::from_raw(0)).ok();
+        use_all_cores();
+        Affinity(own)
+    }
+}
+
+impl Drop for Affinity {
+    fn drop(&mut self) {
+        if let Some(own) = &self.0 {
+            let _ = sched_setaffinity(Pid::from_raw(0), own);
         }
     }
 }

@@ -11,14 +11,11 @@ use std::{
     process::ExitCode,
 };
 
-use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::{Pid, gethostname},
-};
+use nix::unistd::gethostname;
 use runtime::{
     Config, Image, Options, Source,
     container::{
-        self, Command, Plan, Run, fuse,
+        self, Command, Plan, Run,
         join::{Failure, Key, Step, tasks_here},
         relay::Relay,
         save::{self, Hand},
@@ -26,19 +23,20 @@ use runtime::{
     host::Host,
     jobs,
     options::{EnvSpec, Job},
-    pull::{Event, Fleet},
+    pull::Event,
     report::{EXIT_RUNTIME, Report, printable},
     request::{self, ARGV0_VAR, REQUEST_VAR, Request},
     source::Error as Missing,
     store::Node,
     sys::{
         interrupt::{end_with_parent, is_orphan},
-        process::{reset_signals, use_all_cores},
+        process::reset_signals,
     },
 };
 
 use crate::{
-    environment, image,
+    environment,
+    image::{Bring, Wanted},
     output::{self, StepLog, Style},
 };
 
@@ -72,8 +70,9 @@ impl Task {
         Some(Task { batch: task.batch, config: task.config, command })
     }
 
-    /// Runs the command in its container. Returns only if that fails.
-    pub(crate) fn run(self) -> ExitCode {
+    /// Runs the command in its container, of an image that comes by `bring`. Returns only if that
+    /// fails.
+    pub(crate) fn run(self, bring: Bring) -> ExitCode {
         reset_signals();
         // A job that a node has lost runs again elsewhere, and is not to run twice.
         end_with_parent();
@@ -84,7 +83,7 @@ impl Task {
             Err(report) => (report, is_first_of_node()),
             Ok(setting) => {
                 let mut step = None;
-                let Err(report) = self.start(&setting, &node, &mut step);
+                let Err(report) = self.start(&setting, &node, bring, &mut step);
                 let speaks = step.is_none_or(|step| step.say_once(&report.line));
                 (report, speaks)
             }
@@ -99,6 +98,7 @@ impl Task {
         &self,
         setting: &Setting,
         node: &str,
+        bring: Bring,
         opened: &mut Option<Step>,
     ) -> Result<std::convert::Infallible, Report> {
         let Setting { request, config, host, .. } = setting;
@@ -114,9 +114,11 @@ impl Task {
             log = StepLog::begin(config, node, host, &request.container);
         }
         let blame = |error: &container::Error| environment::blame_file(error, request);
-        // Before a long pull.
-        let checked = container::check(&setting.options, config).map_err(|e| blame(&e));
-        let image = checked.and_then(|()| setting.image(step, node, &mut log));
+        let checked = match bring.is_long {
+            true => container::check(&setting.options, config).map_err(|e| blame(&e)),
+            false => Ok(()),
+        };
+        let image = checked.and_then(|()| setting.image(step, node, bring, &mut log));
         let image = image.inspect_err(|report| {
             step.fail(&Failure { code: report.exit, text: report.line.clone() });
         });
@@ -193,12 +195,11 @@ impl Setting {
             Some(site) => Config::load_from(site),
             None => Config::load(),
         };
-        let mut config = config.map_err(|e| Report::from(&e))?;
+        let config = config.map_err(|e| Report::from(&e))?;
         let host = Host::probe().map_err(|e| Report::system("look up the calling user", &e))?;
         let node = Node::open(&config.node_dir).map_err(|e| Report::from(&e))?;
         let job = Job::of_this_task(|name| env::var(name).ok());
         let mut options = request.all_options();
-        config.squashfs.run = fuse::choose(config.squashfs.run, &options);
         options.name = options.name.map(|name| job.map_or(name.clone(), |job| name.of_job(job)));
         // What several nodes have written is not one container.
         options.save = options.save.filter(|_| is_first_node());
@@ -209,9 +210,10 @@ impl Setting {
         Ok(Setting { request, options, job, is_shell, config, host, node })
     }
 
-    /// Removes the containers of jobs that are over. Only memory is at stake: whatever fails is for
-    /// the next.
+    /// Removes the containers of jobs that are over, and what was sent here for steps that are. Only memory
+    /// is at stake: whatever fails is for the next.
     fn remove_ended(&self) {
+        self.node.sweep_sent();
         for name in self.node.ended_containers(self.job, jobs::alive) {
             let _ = self.node.remove_container(&name);
         }
@@ -235,17 +237,27 @@ impl Setting {
 
     /// The step's image. All of its tasks on this node get the one that the first found, though the
     /// tag may move, or the file change; only the first asks the registry, or reads the file.
-    fn image(&self, step: &Step, node: &str, log: &mut Option<StepLog>) -> Result<Image, Report> {
+    fn image(
+        &self,
+        step: &Step,
+        node: &str,
+        bring: Bring,
+        log: &mut Option<StepLog>,
+    ) -> Result<Image, Report> {
         let Setting { request, options, config, .. } = self;
         let source = &request.container;
         let known = step.image().or_else(|| environment::known(source, options, config));
         let known = known.or_else(|| request.digest.clone());
-        let _all_cores = Affinity::widen();
-        let style = Style::Lines(Some(node.to_owned()));
-        let mut hear = |event: &Event<'_>| log.iter_mut().for_each(|log| log.hear(event));
-        let fleet = Fleet::of_this_task(|name| env::var(name).ok());
-        let (fleet, tag) = (fleet.as_ref(), request.asked.tag);
-        let image = image::ensure(source, known, tag, fleet, config, style, &mut hear);
+        let image = (bring.image)(Wanted {
+            source,
+            known,
+            tag: request.asked.tag,
+            options,
+            config,
+            in_step: true,
+            style: Style::Lines(Some(node.to_owned())),
+            hear: &mut |event: &Event<'_>| log.iter_mut().for_each(|log| log.hear(event)),
+        });
         let image = image.map_err(|report| match source {
             // It was there where the job was submitted.
             Source::OnDisk(place) if matches!(place.check(), Err(Missing::Open { .. })) => {
@@ -270,7 +282,7 @@ fn no_request() -> Report {
     }
 }
 
-fn step_is_over() -> Report {
+pub(crate) fn step_is_over() -> Report {
     let line = "start task: slurmstepd has ended, and the step with it".to_owned();
     Report { line, exit: EXIT_RUNTIME }
 }
@@ -281,7 +293,7 @@ fn is_first_of_node() -> bool {
 }
 
 /// Tells whether this is the first of the step's nodes.
-fn is_first_node() -> bool {
+pub(crate) fn is_first_node() -> bool {
     env::var_os("SLURM_NODEID").is_none_or(|id| id == "0")
 }
 
@@ -289,24 +301,4 @@ fn is_first_node() -> bool {
 pub(crate) fn node_name() -> String {
     let name = env::var_os("SLURMD_NODENAME").or_else(|| gethostname().ok());
     name.map_or_else(|| "node".to_owned(), |name| name.to_string_lossy().into_owned())
-}
-
-/// Slurm binds a task to its cores; a pull for the whole node takes all that the step has. The
-/// binding comes back when this is dropped.
-struct Affinity(Option<CpuSet>);
-
-impl Affinity {
-    fn widen() -> Affinity {
-        let own = sched_getaffinity(Pid::from_raw(0)).ok();
-        use_all_cores();
-        Affinity(own)
-    }
-}
-
-impl Drop for Affinity {
-    fn drop(&mut self) {
-        if let Some(own) = &self.0 {
-            let _ = sched_setaffinity(Pid::from_raw(0), own);
-        }
-    }
 }

@@ -1,7 +1,15 @@
 //! The command line: one file a verb, and `output`, which alone formats what is printed.
 //!
-//! The library behind the two programs `shifter` and `shifter-pull`; everything that they do is in
-//! the crate `runtime`.
+//! The library behind the two programs; everything that they do is in the crate `runtime`.
+//!
+//! ```text
+//! shifter ─┬─ a Slurm task, `run`: the image is here ─► container ─► exec the command
+//!          └─ anything else ─► exec shifter-pull, called shifter
+//! ```
+//!
+//! `shifter` starts containers, and is made of no more than that takes: the linker leaves out what its
+//! [`main`] does not reach, which is all that has to do with registries and archives. That halves the
+//! time in which it starts. `shifter-pull` has everything.
 
 #![forbid(unsafe_code)]
 
@@ -26,9 +34,21 @@ mod rmi;
 mod run;
 mod terminal;
 
-use std::process::ExitCode;
+use std::{
+    env,
+    ffi::{CString, OsString},
+    iter,
+    os::unix::ffi::OsStringExt as _,
+    path::Path,
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
+use nix::unistd::execv;
+use runtime::{
+    programs::{self, PULL, SHIFTER},
+    report::Report,
+};
 
 const EXIT_STATUS: &str = "\
 Exit status: the program's own; 125 if shifter failed, 126 if the command cannot be
@@ -71,25 +91,71 @@ struct PullArguments {
     pull: pull::Arguments,
 }
 
+/// `shifter run`, alone.
+#[derive(Debug, Parser)]
+struct RunArguments {
+    #[command(flatten)]
+    run: run::Arguments,
+}
+
 /// `shifter`.
 pub fn main() -> ExitCode {
     output::report_panics();
     // In a Slurm task this program stands where the user's command was, with its arguments: they
     // are not for us to read.
     if let Some(task) = launch::Task::of_this_process() {
-        return task.run();
+        return task.run(image::FIND);
+    }
+    let mut typed = env::args_os().skip(1).peekable();
+    if typed.peek().is_some_and(|verb| verb == "run")
+        && let Ok(RunArguments { run }) = RunArguments::try_parse_from(typed)
+    {
+        return output::exit(run::run(&run, image::FIND));
+    }
+    output::end(&become_shifter_pull())
+}
+
+/// Has the other program begin from the start, with the same arguments. Returns only if that fails.
+fn become_shifter_pull() -> Report {
+    let paths = programs::path(PULL).and_then(|other| Ok((other, programs::path(SHIFTER)?)));
+    let (program, name) = match paths {
+        Ok(paths) => paths,
+        Err(error) => return Report::system("find this program", &error),
+    };
+    let text = |text: OsString| CString::new(text.into_vec()).expect("the kernel's end in NUL");
+    let arguments = iter::once(name.into()).chain(env::args_os().skip(1));
+    let arguments: Vec<_> = arguments.map(text).collect();
+    // Not as a child's: signals that the caller has blocked stay so.
+    let Err(error) = execv(&text(program.clone().into()), &arguments);
+    Report::system(&format!("start {}", program.display()), &error.into())
+        .advise("it belongs beside shifter, where it is installed")
+}
+
+/// `shifter-pull`; and what `shifter` has become, which then is its name.
+pub fn main_pull() -> ExitCode {
+    output::report_panics();
+    let name = env::args_os().next().unwrap_or_default();
+    if Path::new(&name).file_name().is_some_and(|name| name == SHIFTER) {
+        return all();
+    }
+    output::exit(pull::run(&PullArguments::parse().pull))
+}
+
+fn all() -> ExitCode {
+    if let Some(task) = launch::Task::of_this_process() {
+        return task.run(image::BRING);
     }
     let arguments = Arguments::try_parse().unwrap_or_else(|error| {
-        let is_run = std::env::args_os().nth(1).is_some_and(|verb| verb == "run");
+        let is_run = env::args_os().nth(1).is_some_and(|verb| verb == "run");
         match docker::explain(&error).filter(|_| is_run) {
             Some(report) => output::end(&report),
             None => error.exit(),
         }
     });
-    let result = match arguments.verb {
+    output::exit(match arguments.verb {
         Verb::Pull(arguments) => pull::run(&arguments),
         Verb::Import(arguments) => import::run(&arguments),
-        Verb::Run(arguments) => run::run(&arguments),
+        Verb::Run(arguments) => run::run(&arguments, image::BRING),
         Verb::Render(arguments) => render::run(&arguments),
         Verb::Images(arguments) => images::run(&arguments),
         Verb::Inspect(arguments) => inspect::run(&arguments),
@@ -102,12 +168,5 @@ pub fn main() -> ExitCode {
         Verb::Resolve(arguments) => resolve::run(&arguments),
         Verb::Tidy(arguments) => resolve::tidy(&arguments),
         Verb::Manual(arguments) => completion::manual(&arguments),
-    };
-    output::exit(result)
-}
-
-/// `shifter-pull`.
-pub fn main_pull() -> ExitCode {
-    output::report_panics();
-    output::exit(pull::run(&PullArguments::parse().pull))
+    })
 }

@@ -21,6 +21,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
     let config = Config::load().map_err(|e| Report::from(&e))?;
     let environment = environment::load(&arguments.file, &config)?;
+    environment::say_unheeded(&environment);
     output::data(&match arguments.json {
         true => environment.to_json().to_string(),
         false => environment.to_string().trim_end().to_owned(),

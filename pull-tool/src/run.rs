@@ -5,7 +5,7 @@ use std::{convert::Infallible, env, ffi::OsString};
 use clap::Args;
 use runtime::{
     Config, Source,
-    container::{self, Command, Run, fuse, save, terminal},
+    container::{self, Command, Run, save, terminal},
     environment_file::Environment,
     host::Host,
     options::Gpu,
@@ -15,9 +15,9 @@ use runtime::{
 };
 
 use crate::{
-    environment,
+    become_shifter_pull, environment,
     flags::Flags,
-    image,
+    image::{Bring, Wanted},
     output::{self, Style},
 };
 
@@ -58,7 +58,7 @@ pub(crate) struct Arguments {
     command: Vec<OsString>,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
+pub(crate) fn run(arguments: &Arguments, bring: Bring) -> Result<(), Report> {
     reset_sigpipe();
     // A value that may be left out cannot stand apart: what does is taken for the image.
     if arguments.flags.gpu.is_some() && arguments.image.parse::<Gpu>().is_ok() {
@@ -66,11 +66,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
         let remedy = format!("write --gpu={image}");
         return Err(Report::usage(&format!("run --gpu {image}: no image is named"), &remedy));
     }
-    let mut config = Config::load().map_err(|e| Report::from(&e))?;
+    let config = Config::load().map_err(|e| Report::from(&e))?;
     let environment = environment::of(&arguments.image, &config)?;
     let environment = environment.as_ref();
     let source = environment::image(&arguments.image, environment)?;
     let host = Host::probe().map_err(|e| Report::system("look up the calling user", &e))?;
+    if !bring.is_long && !arguments.flags.may_be_read_again() {
+        return Err(become_shifter_pull());
+    }
     // Flags win over the file.
     let options = arguments.flags.options(&host)?;
     let options = options.over(environment.map(Environment::options).unwrap_or_default());
@@ -78,29 +81,46 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
         let remedy = "leave out --rm, or --name";
         return Err(Report::usage("run --rm --name: a container with a name stays", remedy));
     }
-    container::check(&options, &config).map_err(|e| environment::blame(&e, environment))?;
+    let blame = |error: &container::Error| environment::blame(error, environment);
+    if bring.is_long || arguments.fresh {
+        container::check(&options, &config).map_err(|e| blame(&e))?;
+    }
     if let Some(name) = options.name.as_ref().filter(|_| arguments.fresh) {
         let node = Node::open(&config.node_dir).map_err(|e| Report::from(&e))?;
         node.remove_container(name).map_err(|e| Report::from(&e))?;
     }
-    config.squashfs.run = fuse::choose(config.squashfs.run, &options);
-    let known = environment::known(&source, &options, &config);
-    let style = Style::for_people();
-    let image = image::ensure(&source, known, None, None, &config, style, &mut |_| {});
+    // What must be brought, another program brings, which says this as well.
+    let say_unheeded = || environment.iter().for_each(|file| environment::say_unheeded(file));
+    if bring.is_long {
+        say_unheeded();
+    }
+    let image = (bring.image)(Wanted {
+        source: &source,
+        known: environment::known(&source, &options, &config),
+        tag: None,
+        options: &options,
+        config: &config,
+        in_step: false,
+        style: Style::for_people(),
+        hear: &mut |_| {},
+    });
     let image = image.map_err(|report| match environment {
         Some(environment) if matches!(source, Source::OnDisk(_)) => {
             report.during(&environment.image.origin)
         }
         _ => report,
     })?;
+    if !bring.is_long {
+        say_unheeded();
+    }
     let run = Run {
         command: Command::Image(arguments.command.clone()),
         script: None,
         relay: None,
         options,
     };
-    let plan = container::plan(&image, &run, &config, &host, env::vars_os())
-        .map_err(|e| Report::from(&e))?;
+    let plan = container::plan(&image, &run, &config, &host, env::vars_os());
+    let plan = plan.map_err(|e| blame(&e))?;
     plan.warnings().iter().for_each(|line| output::talk(None, &printable(line)));
     if arguments.dry_run {
         let terminal = if arguments.tty { "terminal its own\n" } else { "" };
@@ -117,5 +137,5 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Report> {
         Err(container.exec())
     };
     let Err::<Infallible, _>(error) = run();
-    Err(environment::blame(&error, environment))
+    Err(blame(&error))
 }

@@ -104,14 +104,16 @@ impl Site {
 
     /// The launchers that run on a node.
     fn launchers(&self, node: &str) -> Vec<Pid> {
-        let program = self.sandbox.prefix().join("bin/shifter");
+        let dir = self.sandbox.prefix().join("bin");
+        // One becomes the other.
+        let programs = ["shifter", "shifter-pull"].map(|program| dir.join(program));
         let entries = fs::read_dir("/proc").expect("/proc is mounted").flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         let name = format!("SLURMD_NODENAME={node}").into_bytes();
         let is_it = |pid: &i32| {
             let proc = PathBuf::from(format!("/proc/{pid}"));
             let environment = fs::read(proc.join("environ")).unwrap_or_default();
-            fs::read_link(proc.join("exe")).is_ok_and(|exe| exe == program)
+            fs::read_link(proc.join("exe")).is_ok_and(|exe| programs.contains(&exe))
                 && environment.split(|byte| *byte == 0).any(|variable| variable == name)
         };
         pids.filter(is_it).map(Pid::from_raw).collect()
@@ -140,8 +142,8 @@ impl Site {
 
     /// What is on the nodes' own file systems besides the image's tree and the places for others.
     fn left_on_nodes(&self) -> String {
-        let script =
-            "cd \"$0\" && find . -name '.shifter*' -o -path '*/outbox/*' -o -path '*/partial/*'";
+        let script = "cd \"$0\" && find . \\( -name '.shifter*' -o -path '*/outbox/*' -o \
+                      -path '*/partial/*' \\) -print -prune";
         let node = node_file_system(&self.sandbox, &self.user).display().to_string();
         let nodes = format!("--nodes={NODES}");
         self.cluster.srun(&self.user, &[&nodes, "sh", "-c", script, &node]).success()

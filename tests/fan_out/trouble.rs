@@ -87,6 +87,8 @@ fn a_step_that_is_cancelled_leaves_nothing() {
     for way in WAYS {
         let registry = Faulty::serve(&layers(&format!("stop-{way}")).build());
         registry.fail("blobs", usize::MAX, Fault::Slow(2_000));
+        let here = site.image(&format!("here-{way}"));
+        run(site.srun(way, NODES, &here, &["true"])).success();
         let step = start(site.srun(way, NODES, &registry.name(), &["true"]));
         eventually(LIMIT, "layers to be asked for", || {
             (registry.count("blobs") >= 3).then_some(())
@@ -98,7 +100,11 @@ fn a_step_that_is_cancelled_leaves_nothing() {
         assert_ne!(code, Some(0), "{said}");
         site.cluster.wait_idle();
         assert!(began.elapsed() < Duration::from_secs(10), "it stops in {:?}", began.elapsed());
-        // It was killed: the next step removes what it could not.
+        // It was killed: the next step removes what it could not, and even one that has nothing to bring
+        // removes what was sent.
+        run(site.srun(way, NODES, &here, &["true"])).success();
+        let left = site.left_on_nodes();
+        assert!(!left.contains(".shifter"), "{way}: {left}");
         run(site.srun(way, NODES, &site.image(&format!("next-{way}")), &["true"])).success();
         assert_eq!(site.left_on_nodes(), "", "{way}");
     }

@@ -34,7 +34,12 @@ static SITE: LazyLock<Site> = LazyLock::new(|| {
     let sandbox = Sandbox::new().with_programs();
     let registry = Registry::start(&sandbox);
     registry.push("busybox:1", &image::busybox().build());
-    Site { sandbox, registry, user: User::ordinary() }
+    let site = Site { sandbox, registry, user: User::ordinary() };
+    // It is started as it lies there, without a registry; images that tests push are brought first.
+    let mut pull = site.user.command(&site.sandbox, "shifter-pull");
+    pull.arg(site.registry.name("busybox:1"));
+    run(pull).success();
+    site
 });
 
 impl Site {

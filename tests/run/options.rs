@@ -25,6 +25,14 @@ fn variables_come_from_flags_files_and_the_caller() {
     let said = run(SITE.command(&["-e", "MINE", &name, "sh", "-c", "echo $MINE"]));
     assert_eq!(said.success(), "image\n");
 
+    // A pipe says it once, to whichever program asks first.
+    let fresh = SITE.push("piped:1", |image| image.env("A=image"));
+    for name in [&name, &fresh, &SITE.registry.name("busybox:1")] {
+        let mut command = SITE.user.command(&SITE.sandbox, "bash");
+        command.args(["-c", "shifter run --env-file <(echo A=piped) $0 sh -c 'echo $A'", name]);
+        assert_eq!(run(command).success(), "piped\n", "{name}");
+    }
+
     let broken = SITE.sandbox.write("broken.env", "A=1\nB C=2\n").display().to_string();
     let stderr = SITE.with(&["--env-file", &broken], &["true"]).failure(2);
     assert!(stderr.contains("broken.env:2") && stderr.contains("blanks"), "{stderr}");

@@ -1,10 +1,12 @@
 //! Whatever the caller's surroundings are like.
 
-use fixtures::{need, run};
+use std::{fs, os::unix::fs::symlink, process::Command};
+
+use fixtures::{Outcome, need, place::assert_says, run};
 
 use crate::SITE;
 
-fn shell(script: &str) -> fixtures::Outcome {
+fn shell(script: &str) -> Outcome {
     let image = SITE.registry.name("busybox:1");
     let mut command = SITE.user.command(&SITE.sandbox, "bash");
     command.args(["-c", &script.replace("RUN", &format!("shifter run {image}"))]);
@@ -42,4 +44,39 @@ fn an_environment_may_be_large() {
     let script = "for i in $(seq 1500); do export V$i=$(printf %01000d $i); done; \
                   RUN sh -c 'echo ${#V1500}'";
     assert_eq!(shell(script).success(), "1000\n");
+}
+
+#[test]
+fn only_starts_need_no_other_program() {
+    need!(root, registry, busybox, userns);
+    let image = SITE.registry.name("busybox:1");
+    let dir = SITE.sandbox.make_dir("alone", 0o755);
+    let program = SITE.sandbox.prefix().join("bin/shifter");
+    fs::copy(&program, dir.join("shifter")).expect("copy");
+    symlink(&program, dir.join("link")).expect("link");
+    let run_by = |name: &str, args: &[&str]| {
+        let mut command: Command = SITE.user.command(&SITE.sandbox, dir.join(name));
+        command.args(args);
+        run(command)
+    };
+    assert_eq!(run_by("shifter", &["run", &image, "echo", "here"]).success(), "here\n");
+    for args in [&["images"][..], &["run", "localhost:1/x"], &["run", "--bogus"], &["--version"]] {
+        let stderr = run_by("shifter", args).failure(125);
+        let missing = format!("start {}", dir.join("shifter-pull").display());
+        assert_says(&stderr, &[&missing, "no such file or directory", "it belongs beside shifter"]);
+    }
+    // Beside the program, and not beside its name.
+    assert!(run_by("link", &["images"]).success().contains("busybox"));
+    assert!(run_by("link", &["--version"]).success().starts_with("shifter "));
+}
+
+/// One call that reaches the registries' client brings all of it.
+#[test]
+fn a_start_carries_nothing_that_pulls() {
+    let size = |name: &str| {
+        let path = SITE.sandbox.prefix().join("bin").join(name);
+        fs::metadata(&path).expect("it is built").len()
+    };
+    let (starts, pulls) = (size("shifter"), size("shifter-pull"));
+    assert!(starts < pulls / 2, "{starts} bytes, and {pulls}");
 }

@@ -311,7 +311,7 @@ fn an_upgrade_harms_no_step_that_runs_and_serves_those_that_start() {
     // Not by this process: what it forks meanwhile would have the new file open for writing.
     let prefix = site.sandbox.prefix();
     let stop = site.file("upgrade-stop");
-    let upgrades = "while [ ! -e \"$0\" ]; do for file in bin/shifter lib/slurm/shifter.so; do \
+    let upgrades = "while [ ! -e \"$0\" ]; do for file in bin/shifter-pull bin/shifter lib/slurm/shifter.so; do \
                     install -m 755 $file $file.new && mv -f $file.new $file || exit; done; \
                     echo upgraded; done";
     let mut shell = Command::new("sh");

@@ -59,7 +59,10 @@ impl Drop for Base {
 fn cluster(site: &Site, base: &Base) -> Cluster {
     let cluster = Cluster::start(&site.sandbox, 1);
     let launcher = base.path().join("shifter");
-    fs::copy(site.sandbox.prefix().join("bin/shifter"), &launcher).expect("a copy");
+    for program in ["shifter", "shifter-pull"] {
+        let from = site.sandbox.prefix().join("bin").join(program);
+        fs::copy(from, base.path().join(program)).expect("a copy");
+    }
     let settings = base.path().join("shifter.toml");
     fs::write(&settings, format!("node_dir = {:?}\n", base.node_dir())).expect("a file");
     let plugin = site.sandbox.prefix().join("lib/slurm/shifter.so");

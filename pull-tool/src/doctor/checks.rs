@@ -21,6 +21,7 @@ use runtime::{
     image::Form,
     oci::ImageConfig,
     options::Gpu,
+    programs::{self, SHIFTER},
     pull::bytes,
     registry,
     report::Report,
@@ -60,7 +61,7 @@ fn containers(node: Option<&Node>) -> Finding {
     let made = DirBuilder::new().mode(0o700).create(&rootfs);
     let made = made.map_err(|e| Report::system(&format!("make {}", rootfs.display()), &e));
     let outcome = made.and_then(|()| {
-        let program = env::current_exe().unwrap_or_else(|_| "shifter".into());
+        let program = programs::path(SHIFTER).unwrap_or_else(|_| SHIFTER.into());
         let mut build = Command::new(&program);
         build.args(["doctor", "--build"]).arg(&rootfs);
         let outcome = build.stdin(Stdio::null()).stdout(Stdio::null()).output();

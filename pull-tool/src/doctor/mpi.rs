@@ -9,7 +9,11 @@ use runtime::{
 };
 
 use super::{Finding, State, Who};
-use crate::{environment, image, output::Style};
+use crate::{
+    environment,
+    image::{self, Wanted},
+    output::Style,
+};
 
 const IMAGES: &str = "image's MPI";
 const HOSTS: &str = "host's MPI";
@@ -20,11 +24,19 @@ pub(super) fn check(name: &str) -> Result<Vec<Finding>, Report> {
     let config = Config::load().map_err(|e| Report::from(&e))?;
     let environment = environment::of(name, &config)?;
     let environment = environment.as_ref();
+    environment.iter().for_each(|environment| environment::say_unheeded(environment));
     let source = environment::image(name, environment)?;
     let options = environment.map(Environment::options).unwrap_or_default();
-    let known = environment::known(&source, &options, &config);
-    let image =
-        image::ensure(&source, known, None, None, &config, Style::for_people(), &mut |_| {})?;
+    let image = image::ensure(Wanted {
+        source: &source,
+        known: environment::known(&source, &options, &config),
+        tag: None,
+        options: &options,
+        config: &config,
+        in_step: false,
+        style: Style::for_people(),
+        hear: &mut |_| {},
+    })?;
     let explained = container::explain_mpi(&image, &options, &config);
     let explained = explained.map_err(|e| environment::blame(&e, environment))?;
 

@@ -7,6 +7,10 @@ use std::{
 };
 
 use nix::unistd::{AccessFlags, access};
+use runtime::{
+    programs::{self, SHIFTER},
+    report::printable,
+};
 
 use super::{
     Finding, State, Who,
@@ -14,6 +18,8 @@ use super::{
 };
 
 const WHAT: &str = "Slurm";
+/// What the launcher has to say.
+const OWN_VERSION: &str = concat!("shifter ", env!("CARGO_PKG_VERSION"));
 /// Stands in the plugin, with its version behind it.
 const MARK: &[u8] = b"shifter-spank version ";
 
@@ -51,7 +57,7 @@ pub(super) fn check() -> Vec<Finding> {
         None => {
             let says = format!("{stack} does not name the plugin: srun has no --container of ours");
             Finding::new("Slurm plugin", State::Limited, says)
-                .mend(Who::Admin, format!("add the line: {}", wanted(std::env::current_exe().ok())))
+                .mend(Who::Admin, format!("add the line: {}", wanted(programs::path(SHIFTER).ok())))
         }
     });
     findings.push(mpi());
@@ -123,6 +129,20 @@ impl Line {
         })
     }
 
+    /// Starts what the plugin starts, and the program that this becomes where an image is not here. `Err` is
+    /// what is wrong with them.
+    fn try_launcher(&self) -> Result<(), String> {
+        let mut command = Command::new(&self.launcher);
+        let outcome = command.arg("--version").stdin(Stdio::null()).output();
+        let shown = format!("{} --version", self.launcher.display());
+        let outcome = outcome.map_err(|error| format!("{shown}: {error}"))?;
+        let said = if outcome.status.success() { outcome.stdout } else { outcome.stderr };
+        match String::from_utf8_lossy(&said).trim() {
+            OWN_VERSION => Ok(()),
+            said => Err(format!("{shown}: {}", printable(said))),
+        }
+    }
+
     fn check(&self) -> Finding {
         const WHAT: &str = "Slurm plugin";
         let shown = self.plugin.display();
@@ -145,12 +165,15 @@ impl Line {
                 format!("{} is missing, which the plugin starts", self.launcher.display()),
                 "install it on this machine, or correct shifter= in plugstack.conf",
             ),
-            Ok(Some(version)) if !self.required => {
-                let says = format!("{shown} {version} is optional");
-                let remedy = "make it required: a node without it runs jobs on the bare host";
-                Finding::new(WHAT, State::Limited, says).mend(Who::Admin, remedy)
-            }
-            Ok(Some(version)) => Finding::new(WHAT, State::Works, format!("{shown} {version}")),
+            Ok(Some(version)) => match self.try_launcher() {
+                Err(says) => broken(says, "install both programs, of one version, side by side"),
+                Ok(()) if !self.required => {
+                    let says = format!("{shown} {version} is optional");
+                    let remedy = "make it required: a node without it runs jobs on the bare host";
+                    Finding::new(WHAT, State::Limited, says).mend(Who::Admin, remedy)
+                }
+                Ok(()) => Finding::new(WHAT, State::Works, format!("{shown} {version}")),
+            },
         }
     }
 }

@@ -6,16 +6,17 @@
 use std::{env, os::unix::process::CommandExt as _, process::Command};
 
 use runtime::{
-    Config, Reference, Source,
+    Config, Options, Reference,
     options::Tag,
-    pull::{self, Fleet},
+    programs::{self, PULL},
+    pull,
     report::Report,
     request::{NO_REQUEST, REQUEST_VAR},
 };
 
 use crate::{
-    image,
-    launch::node_name,
+    image::{self, Wanted},
+    launch::{is_first_node, node_name},
     output::{self, Style},
 };
 
@@ -37,7 +38,7 @@ pub(super) fn pull(reference: &Reference, quiet: bool) -> Result<(), Report> {
     let config = Config::load().map_err(|e| Report::from(&e))?;
     let digest = pull::resolve(reference, Tag::Fresh, &config);
     let digest = digest.map_err(|e| Report::from(&e).during(format_args!("pull {reference}")))?;
-    let program = env::current_exe().map_err(|e| Report::system("find this program", &e))?;
+    let program = programs::path(PULL).map_err(|e| Report::system("find this program", &e))?;
     let mut srun = Command::new("srun");
     let of_others = |name: &str| name.starts_with("SLURM_") && !OF_THE_JOB.contains(&name);
     let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
@@ -45,9 +46,7 @@ pub(super) fn pull(reference: &Reference, quiet: bool) -> Result<(), Report> {
     srun.env(REQUEST_VAR, NO_REQUEST).arg("--jobid").arg(job);
     srun.arg("--nodes").arg(&nodes).arg("--ntasks").arg(&nodes);
     srun.args(["--ntasks-per-node=1", "--overlap", "--mpi=none", "--input=none"]);
-    // `shifter-pull` has no verbs.
-    let verb = (!program.ends_with("shifter-pull")).then_some("pull");
-    srun.arg(&program).args(verb).arg("--in-step").args(quiet.then_some("--quiet"));
+    srun.arg(&program).arg("--in-step").args(quiet.then_some("--quiet"));
     srun.arg(reference.pinned(digest).to_string());
     Err(Report::system("run srun", &srun.exec()))
 }
@@ -56,16 +55,22 @@ pub(super) fn pull(reference: &Reference, quiet: bool) -> Result<(), Report> {
 pub(super) fn pull_here(reference: &Reference, quiet: bool) -> Result<(), Report> {
     let config = Config::load().map_err(|e| Report::from(&e))?;
     let node = node_name();
-    let style = if quiet { Style::Quiet } else { Style::Lines(Some(node.clone())) };
-    let fleet = Fleet::of_this_task(|name| env::var(name).ok());
-    let source: Source = reference.clone().into();
-    let image = image::ensure(&source, None, None, fleet.as_ref(), &config, style, &mut |_| {});
+    let image = image::ensure(Wanted {
+        source: &reference.clone().into(),
+        known: None,
+        tag: None,
+        options: &Options::default(),
+        config: &config,
+        in_step: true,
+        style: if quiet { Style::Quiet } else { Style::Lines(Some(node.clone())) },
+        hear: &mut |_| {},
+    });
     let image = image.map_err(|report| {
         output::talk(Some(&node), &report.line);
         report.said()
     })?;
     // One node says for all what there is now.
-    if fleet.is_none_or(|fleet| fleet.is_first()) {
+    if is_first_node() {
         output::data(&format!("{}", image.source));
     }
     Ok(())
