@@ -29,7 +29,7 @@ TESTS := $(shell sed -n '/^\[\[test/,/^path/s/^name = "\(.*\)"/\1/p' tests/Cargo
 TRIXIE := slurm_stops slurm_options slurm relay mpi
 # What takes long begins first; and what waits for another (see trixie-) long after that: make comes
 # back to it at the very end if the other still runs.
-LONG := trixie test-slurm_options test-images test-mpi test-slurm_stops trixie-slurm_stops test-fan_out \
+LONG := trixie test-fan_out test-images test-slurm_options test-mpi test-slurm_stops trixie-slurm_stops \
     test-slurm trixie-slurm trixie-slurm_options test-relay trixie-relay trixie-mpi
 export CARGO_TARGET_DIR := $(TARGET)
 export BENCH_DIR ?= $(TARGET)/bench
