@@ -360,7 +360,11 @@ fn python_numpy_and_mpi_run() {
 source, cached = numpy.__spec__.origin, numpy.__spec__.cached
 print(struct.unpack('<I', open(cached, 'rb').read()[8:12])[0] == int(os.stat(source).st_mtime))";
     assert_eq!(shifter(&["python3", "-c", stale]).success(), "True\n");
-    let said = shifter(&["mpiexec", "-n", "2", "sh", "-c", "echo rank $PMI_RANK of $PMI_SIZE"]);
+    // On a busy machine this mpiexec writes to a proxy that has ended, and ends by SIGPIPE: 9 of 550 times on
+    // the host, 16 of 1100 in containers.
+    let ranks = ["mpiexec", "-n", "2", "sh", "-c", "echo rank $PMI_RANK of $PMI_SIZE"];
+    let mut tries = (0..5).map(|_| shifter(&ranks));
+    let said = tries.find(|said| said.code != 128 + 13).expect("not each time");
     let mut ranks: Vec<_> = said.stdout.lines().collect();
     ranks.sort_unstable();
     assert_eq!(ranks, ["rank 0 of 2", "rank 1 of 2"], "{said}");
