@@ -18,7 +18,7 @@ use runtime::{
 };
 
 use crate::{
-    become_shifter_pull,
+    become_shifter_pull, environment,
     launch::step_is_over,
     output::{Progress, Style},
 };
@@ -55,17 +55,25 @@ pub(crate) struct Wanted<'a> {
     pub(crate) source: &'a Source,
     /// The digest that it was found to have before, if it shall be the same one.
     pub(crate) known: Option<Digest>,
-    /// Whether a tag has to be asked for again, if somebody has said so.
-    pub(crate) tag: Option<Tag>,
+    pub(crate) tag: Tag,
     /// What the container is to be that is built on it.
     pub(crate) options: &'a Options,
     pub(crate) config: &'a Config,
-    /// This is a task of Slurm's; the other nodes of its step want the image too.
-    pub(crate) in_step: bool,
-    /// For whom it is told what happens.
-    pub(crate) style: Style,
-    /// Who else is told.
-    pub(crate) hear: &'a mut dyn FnMut(&Event<'_>),
+    /// The node, in a task of Slurm's: others of its step want the image too.
+    pub(crate) node: Option<&'a str>,
+    /// Nobody is told what happens.
+    pub(crate) quiet: bool,
+    /// Who is told besides the user.
+    pub(crate) hear: Option<&'a mut dyn FnMut(&Event<'_>)>,
+}
+
+impl<'a> Wanted<'a> {
+    /// By somebody at a terminal.
+    pub(crate) fn new(source: &'a Source, options: &'a Options, config: &'a Config) -> Wanted<'a> {
+        let known = environment::known(source, options, config);
+        let (tag, node, quiet, hear) = (Tag::Stored, None, false, None);
+        Wanted { source, known, tag, options, config, node, quiet, hear }
+    }
 }
 
 /// How a program comes by an image.
@@ -83,10 +91,15 @@ pub(crate) const FIND: Bring = Bring { is_long: false, image: here };
 
 /// Makes sure that an image is on this node, and returns it.
 pub(crate) fn ensure(wanted: Wanted<'_>) -> Result<Image, Report> {
-    let Wanted { source, known, tag, options, config, in_step, style, hear } = wanted;
+    let Wanted { source, known, tag, options, config, node, quiet, mut hear } = wanted;
     let mut config = config.clone();
     config.squashfs.run = fuse::choose(config.squashfs.run, options);
-    let _all_cores = in_step.then(Affinity::widen);
+    let _all_cores = node.map(|_| Affinity::widen());
+    let style = match node {
+        _ if quiet => Style::Quiet,
+        Some(node) => Style::Lines(Some(node.to_owned())),
+        None => Style::for_people(),
+    };
     match source {
         Source::Registry(reference) => {
             let pinned = match known {
@@ -95,11 +108,10 @@ pub(crate) fn ensure(wanted: Wanted<'_>) -> Result<Image, Report> {
             };
             let mut progress = Progress::new(source, style);
             let mut tell = |event: Event<'_>| {
-                hear(&event);
+                hear.iter_mut().for_each(|hear| hear(&event));
                 progress.tell(event);
             };
-            let tag = tag.unwrap_or(Tag::Stored);
-            let fleet = in_step.then(|| Fleet::of_this_task(|name| env::var(name).ok())).flatten();
+            let fleet = node.and_then(|_| Fleet::of_this_task(|name| env::var(name).ok()));
             let image = pull::ensure_in(fleet.as_ref(), &pinned, tag, &config, &mut tell)
                 .map_err(|e| Report::from(&e).during(format_args!("pull {reference}")))?;
             // Messages name it as the user did.
@@ -108,7 +120,7 @@ pub(crate) fn ensure(wanted: Wanted<'_>) -> Result<Image, Report> {
         Source::OnDisk(place) => {
             let mut progress = Progress::of_file(source, style);
             let mut tell = |event: Event<'_>| {
-                hear(&event);
+                hear.iter_mut().for_each(|hear| hear(&event));
                 progress.tell(event);
             };
             let image = import::ensure(place, known.as_ref(), &config, &mut tell);
@@ -122,7 +134,6 @@ pub(crate) fn ensure(wanted: Wanted<'_>) -> Result<Image, Report> {
 fn here(wanted: Wanted<'_>) -> Result<Image, Report> {
     let Wanted { source, known, tag, options, config, .. } = wanted;
     let may_mount = || fuse::choose(SquashfsRun::Auto, options) == SquashfsRun::Auto;
-    let tag = tag.unwrap_or(Tag::Stored);
     let image = cached::find(source, known.as_ref(), tag, config, &may_mount);
     image.ok_or_else(|| match is_orphan() {
         // The other program would take whoever is its parent then for the one that it must not outlive.

@@ -22,8 +22,7 @@ use runtime::{
     },
     host::Host,
     jobs,
-    options::{EnvSpec, Job},
-    pull::Event,
+    options::{EnvSpec, Job, Tag},
     report::{EXIT_RUNTIME, Report, printable},
     request::{self, ARGV0_VAR, REQUEST_VAR, Request},
     source::Error as Missing,
@@ -37,7 +36,7 @@ use runtime::{
 use crate::{
     environment,
     image::{Bring, Wanted},
-    output::{self, StepLog, Style},
+    output::{self, StepLog},
 };
 
 /// The shell that salloc starts on a node (slurm.h, `SLURM_INTERACTIVE_STEP`). As of a batch script, steps
@@ -246,17 +245,13 @@ impl Setting {
     ) -> Result<Image, Report> {
         let Setting { request, options, config, .. } = self;
         let source = &request.container;
-        let known = step.image().or_else(|| environment::known(source, options, config));
-        let known = known.or_else(|| request.digest.clone());
+        let wanted = Wanted::new(source, options, config);
         let image = (bring.image)(Wanted {
-            source,
-            known,
-            tag: request.asked.tag,
-            options,
-            config,
-            in_step: true,
-            style: Style::Lines(Some(node.to_owned())),
-            hear: &mut |event: &Event<'_>| log.iter_mut().for_each(|log| log.hear(event)),
+            known: step.image().or(wanted.known).or_else(|| request.digest.clone()),
+            tag: request.asked.tag.unwrap_or(Tag::Stored),
+            node: Some(node),
+            hear: Some(&mut |event| log.iter_mut().for_each(|log| log.hear(event))),
+            ..wanted
         });
         let image = image.map_err(|report| match source {
             // It was there where the job was submitted.

@@ -18,7 +18,7 @@ use crate::{
     become_shifter_pull, environment,
     flags::Flags,
     image::{Bring, Wanted},
-    output::{self, Style},
+    output,
 };
 
 /// Run a command in an image, here and as yourself.
@@ -94,16 +94,7 @@ pub(crate) fn run(arguments: &Arguments, bring: Bring) -> Result<(), Report> {
     if bring.is_long {
         say_unheeded();
     }
-    let image = (bring.image)(Wanted {
-        source: &source,
-        known: environment::known(&source, &options, &config),
-        tag: None,
-        options: &options,
-        config: &config,
-        in_step: false,
-        style: Style::for_people(),
-        hear: &mut |_| {},
-    });
+    let image = (bring.image)(Wanted::new(&source, &options, &config));
     let image = image.map_err(|report| match environment {
         Some(environment) if matches!(source, Source::OnDisk(_)) => {
             report.during(&environment.image.origin)

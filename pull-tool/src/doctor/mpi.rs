@@ -12,7 +12,6 @@ use super::{Finding, State, Who};
 use crate::{
     environment,
     image::{self, Wanted},
-    output::Style,
 };
 
 const IMAGES: &str = "image's MPI";
@@ -27,16 +26,7 @@ pub(super) fn check(name: &str) -> Result<Vec<Finding>, Report> {
     environment.iter().for_each(|environment| environment::say_unheeded(environment));
     let source = environment::image(name, environment)?;
     let options = environment.map(Environment::options).unwrap_or_default();
-    let image = image::ensure(Wanted {
-        source: &source,
-        known: environment::known(&source, &options, &config),
-        tag: None,
-        options: &options,
-        config: &config,
-        in_step: false,
-        style: Style::for_people(),
-        hear: &mut |_| {},
-    })?;
+    let image = image::ensure(Wanted::new(&source, &options, &config))?;
     let explained = container::explain_mpi(&image, &options, &config);
     let explained = explained.map_err(|e| environment::blame(&e, environment))?;
 

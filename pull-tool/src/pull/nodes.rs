@@ -12,12 +12,13 @@ use runtime::{
     pull,
     report::Report,
     request::{NO_REQUEST, REQUEST_VAR},
+    store::Node,
 };
 
 use crate::{
     image::{self, Wanted},
     launch::{is_first_node, node_name},
-    output::{self, Style},
+    output,
 };
 
 /// What a step takes from the job around it. All else is about other steps: how many tasks they have,
@@ -55,16 +56,13 @@ pub(super) fn pull(reference: &Reference, quiet: bool) -> Result<(), Report> {
 pub(super) fn pull_here(reference: &Reference, quiet: bool) -> Result<(), Report> {
     let config = Config::load().map_err(|e| Report::from(&e))?;
     let node = node_name();
-    let image = image::ensure(Wanted {
-        source: &reference.clone().into(),
-        known: None,
-        tag: None,
-        options: &Options::default(),
-        config: &config,
-        in_step: true,
-        style: if quiet { Style::Quiet } else { Style::Lines(Some(node.clone())) },
-        hear: &mut |_| {},
-    });
+    // As a step's first launcher does. Only memory is at stake.
+    if let Ok(node) = Node::open(&config.node_dir) {
+        node.sweep_sent();
+    }
+    let (source, options) = (reference.clone().into(), Options::default());
+    let wanted = Wanted::new(&source, &options, &config);
+    let image = image::ensure(Wanted { node: Some(&node), quiet, ..wanted });
     let image = image.map_err(|report| {
         output::talk(Some(&node), &report.line);
         report.said()

@@ -138,7 +138,6 @@ pub(super) fn bring(
 ) -> Result<Option<Digest>, Error> {
     let known = known.or_else(|| reference.digest().cloned());
     let mut wish = Wish { reference, known, fleet, config, dead: Vec::new() };
-    Node::open(&config.node_dir).map_err(Error::Node)?.sweep_sent();
     if wish.is_here()? {
         return Ok(wish.known);
     }
